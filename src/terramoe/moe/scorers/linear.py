@@ -1,0 +1,52 @@
+"""The linear scorer: one matrix, as in nearly every published router."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from terramoe.errors import RoutingError
+from terramoe.moe.routing import RouteInput
+from terramoe.moe.scorers.scores import Scores
+
+
+class LinearScorer(nn.Module):
+    """Logits = x W (+ b), computed in float32 or better even under autocast.
+
+    Args:
+        dim: channels D of an item.
+        num_experts: E.
+        bias: add a learned offset per expert.
+    """
+
+    def __init__(self, dim: int, num_experts: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.dim, self.num_experts = dim, num_experts
+        self.linear = nn.Linear(dim, num_experts, bias=bias)
+
+    def forward(self, inp: RouteInput) -> Scores:
+        """RouteInput with x (T, D) or (T, ..., D), which is averaged -> logits (T, E)."""
+        features = inp.features()
+        if features.shape[-1] != self.dim:
+            raise RoutingError(
+                f"items have {features.shape[-1]} channels, the router expects {self.dim}",
+                where="LinearScorer",
+                fix="build the layer with the width of its input",
+            )
+        with torch.autocast(features.device.type, enabled=False):
+            weight = self.linear.weight.to(features.dtype)
+            bias = None if self.linear.bias is None else self.linear.bias.to(features.dtype)
+            return Scores(nn.functional.linear(features, weight, bias))
+
+
+class ZeroScorer(nn.Module):
+    """All logits 0: the uniform-routing control. It has no parameters and learns nothing."""
+
+    def __init__(self, num_experts: int) -> None:
+        super().__init__()
+        self.num_experts = num_experts
+
+    def forward(self, inp: RouteInput) -> Scores:
+        """RouteInput -> logits (T, E) of zeros."""
+        features = inp.features()
+        return Scores(features.new_zeros(features.shape[0], self.num_experts))

@@ -1,0 +1,29 @@
+"""Random choice: the control that a learned router must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from terramoe.moe.selectors.pairs import Pairs
+from terramoe.moe.selectors.topk import TopK
+
+
+@dataclass(frozen=True)
+class RandomK:
+    """Each item uses k experts picked by a fixed hash of its position: random, yet the same at every call.
+
+    The choice ignores the scores but depends on nothing outside the call, so that evaluation stays deterministic.
+    """
+
+    k: int
+    seed: int = 0
+    couples_items = False
+
+    def __call__(self, choice: Tensor, mask: Tensor | None = None) -> Pairs:
+        """Scores (T, E), of which only the shape is used -> pairs."""
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.rand(choice.shape, generator=generator).to(choice.device)
+        return TopK(self.k)(noise, mask)

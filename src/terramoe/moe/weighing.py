@@ -1,0 +1,41 @@
+"""Weighing: how a chosen pair gets its combine weight. ``(probs, logits, pairs) -> weight (N,)``.
+
+``raw`` is the safe default: with one expert per item, ``renormalised`` and ``softmax_selected`` give the constant 1,
+so that no task gradient reaches the router (a defect of several released systems).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from terramoe.moe.selectors.pairs import Pairs
+
+
+def raw(probs: Tensor, logits: Tensor, pairs: Pairs) -> Tensor:
+    """The probability itself (Switch Transformers, 2021, arXiv 2101.03961)."""
+    return probs[pairs.item, pairs.expert]
+
+
+def renormalised(probs: Tensor, logits: Tensor, pairs: Pairs) -> Tensor:
+    """Probabilities divided by their sum over the item's chosen experts (GShard, 2020, arXiv 2006.16668)."""
+    chosen = raw(probs, logits, pairs)
+    total = chosen.new_zeros(probs.shape[0]).index_add(0, pairs.item, chosen)
+    return chosen / total[pairs.item].clamp_min(torch.finfo(chosen.dtype).tiny)
+
+
+def softmax_selected(probs: Tensor, logits: Tensor, pairs: Pairs) -> Tensor:
+    """Softmax over the chosen logits only (noisy top-k gating, 2017, arXiv 1701.06538).
+
+    Equal to ``renormalised`` when the link is softmax, and stable for large logits.
+    """
+    chosen = logits[pairs.item, pairs.expert]
+    top = torch.full_like(logits[:, 0], -torch.inf).index_reduce(0, pairs.item, chosen.detach(), "amax")
+    exp = torch.exp(chosen - top[pairs.item])
+    total = exp.new_zeros(logits.shape[0]).index_add(0, pairs.item, exp)
+    return exp / total[pairs.item]
+
+
+def ones(probs: Tensor, logits: Tensor, pairs: Pairs) -> Tensor:
+    """Weight 1 for every chosen expert: the outputs are summed, and the router gets no task gradient."""
+    return torch.ones_like(probs[pairs.item, pairs.expert])

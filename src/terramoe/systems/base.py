@@ -1,0 +1,73 @@
+"""The contract that every published system keeps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, Self
+
+from torch import Tensor, nn
+
+from terramoe.moe import Routing
+from terramoe.systems.card import Card
+
+Batch = Mapping[str, Tensor]
+
+
+class Layout(Protocol):
+    """Knows where the items of a routing lie in the image."""
+
+    def to_pixels(self, values: Tensor) -> Tensor:
+        """(T, ...) -> (B, H, W, ...)."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a system returns.
+
+    Attributes:
+        prediction: the task's prediction; logits (B, K, H, W) for pixel classes.
+        routings: one record per routed layer, by name, in the order of computation.
+        layouts: for the layers whose items lie in the image, how to lay them back on its pixels.
+        extras: whatever the system's own loss needs.
+    """
+
+    prediction: Tensor
+    routings: Mapping[str, Routing]
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class System(nn.Module, ABC):
+    """One published system: wiring plus what only its paper has.
+
+    A subclass sets ``card`` and ``Config`` (a frozen dataclass with the paper's hyper-parameters as defaults), and
+    defines ``forward``, ``loss``, ``tiny`` and ``dense_twin``. Systems never inherit from each other.
+    """
+
+    card: ClassVar[Card]
+    Config: ClassVar[type]
+    config: Any
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Output:
+        """``image`` (B, bands, H, W) and optionally ``valid`` (B, H, W) bool -> Output."""
+
+    @abstractmethod
+    def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """Scalars by name, to be summed. "task" must reach the routers; the others are auxiliary losses."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """A miniature for tests: the same wiring, a few thousand parameters."""
+
+    @classmethod
+    @abstractmethod
+    def dense_twin(cls, config: Any) -> Any:
+        """The configuration of the same network without a choice, of equal active compute."""
+
+    @abstractmethod
+    def expert_names(self, layer: str) -> tuple[str, ...]:
+        """A name for each expert of a routed layer, for legends."""
