@@ -50,9 +50,7 @@ class FixedCapacity:
             group_of_item = torch.unique(group, return_inverse=True)[1]
         pair_group = group_of_item[routing.item]
         pairs_per_group = torch.bincount(pair_group, minlength=int(group_of_item.max()) + 1).tolist()
-        limits = [
-            max(self.minimum, math.ceil(self.factor * n / routing.num_experts)) for n in pairs_per_group
-        ]
+        limits = [max(self.minimum, math.ceil(self.factor * n / routing.num_experts)) for n in pairs_per_group]
         capacity = torch.tensor(limits, device=routing.item.device)[pair_group]
 
         place = self._queue_place(routing, pair_group)

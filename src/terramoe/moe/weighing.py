@@ -30,7 +30,7 @@ def softmax_selected(probs: Tensor, logits: Tensor, pairs: Pairs) -> Tensor:
     Equal to ``renormalised`` when the link is softmax, and stable for large logits.
     """
     chosen = logits[pairs.item, pairs.expert]
-    top = torch.full_like(logits[:, 0], -torch.inf).index_reduce(0, pairs.item, chosen.detach(), "amax")
+    top = torch.full_like(logits[:, 0], -torch.inf).scatter_reduce(0, pairs.item, chosen.detach(), "amax")
     exp = torch.exp(chosen - top[pairs.item])
     total = exp.new_zeros(logits.shape[0]).index_add(0, pairs.item, exp)
     return exp / total[pairs.item]

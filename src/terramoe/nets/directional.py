@@ -43,7 +43,7 @@ class DirectionalSSM(nn.Module):
         self.enter = nn.Linear(dim, 2 * inner)
         self.local = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
         self.scan = SelectiveScan(inner, state)
-        self.norm = nn.LayerNorm(inner)
+        self.norm = nn.RMSNorm(inner, eps=1e-5)
         self.leave = nn.Linear(inner, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class SpectralSSM(nn.Module):
         self.enter = nn.Linear(inner, 2 * inner)
         self.forward_scan = SelectiveScan(inner, state)
         self.reverse_scan = SelectiveScan(inner, state)
-        self.norm = nn.LayerNorm(inner)
+        self.norm = nn.RMSNorm(inner, eps=1e-5)
         self.leave = nn.Linear(inner, inner)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,26 @@
+"""Files: ``atomic`` writes, ``model_file`` and ``state_file`` (safetensors), ``geotiff`` (COG), ``run_folder``."""
+
+from terramoe.storage.atomic import atomic_path, sha256_of, write_checksum, write_json, write_text
+from terramoe.storage.geotiff import RasterForm, RasterWriter, cog_writer, quiet_without_georeference, write_cog
+from terramoe.storage.model_file import StoredModel, load_model, save_model
+from terramoe.storage.run_folder import RunFolder
+from terramoe.storage.state_file import load_state, save_state
+
+__all__ = [
+    "RasterForm",
+    "RasterWriter",
+    "RunFolder",
+    "StoredModel",
+    "atomic_path",
+    "cog_writer",
+    "load_model",
+    "load_state",
+    "quiet_without_georeference",
+    "save_model",
+    "save_state",
+    "sha256_of",
+    "write_checksum",
+    "write_cog",
+    "write_json",
+    "write_text",
+]

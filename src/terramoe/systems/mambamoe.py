@@ -287,5 +287,3 @@ class Head(nn.Module):
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """x (B, W, h, w), valid (B, h, w) -> logits (B, K, h, w)."""
         return self.classify(nn.functional.relu(self.norm(self.conv(x), valid)))
-
-
