@@ -6,7 +6,7 @@
 from terramoe.data.audit import SplitAudit, audit_scene, audit_split, baselines
 from terramoe.data.labels import read_labels
 from terramoe.data.normalise import Normaliser, fit_normaliser
-from terramoe.data.rasters import Raster, open_raster
+from terramoe.data.rasters import Raster, open_raster, raster_of
 from terramoe.data.scenes import Scene, indian_pines, load_scene
 from terramoe.data.splits import (
     BlockSplit,
@@ -36,6 +36,7 @@ __all__ = [
     "load_scene",
     "missing_classes",
     "open_raster",
+    "raster_of",
     "read_labels",
     "require_all_classes",
 ]

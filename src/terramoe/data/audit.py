@@ -91,7 +91,7 @@ def audit_split(scene: Scene, split: Split, *, radius: int) -> SplitAudit:
 
 
 def baselines(scene: Scene, split: Split) -> dict[str, float]:
-    """Overall accuracy on the test pixels of three models that see no neighbourhood: majority, coordinates, logistic."""
+    """Overall accuracy on test pixels of three models without a neighbourhood: majority, coordinates, logistic."""
     train, test = split.train, split.test
     truth = scene.labels[test]
     values, counts = np.unique(scene.labels[train], return_counts=True)

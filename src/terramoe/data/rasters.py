@@ -112,13 +112,21 @@ def open_raster(path: str | os.PathLike[str], *, variable: str | None = None, ma
     return raster
 
 
+def raster_of(name: str, image: np.ndarray, valid: np.ndarray) -> Raster:
+    """An image (bands, H, W) in memory, with its validity (H, W), behind the interface of a file."""
+    pixels = _ArrayPixels(np.moveaxis(image, 0, 2), valid)
+    return Raster(Path(name), *image.shape, pixels, band_names=("",) * len(image))
+
+
 @dataclass(frozen=True)
 class _ArrayPixels:
     array: np.ndarray  # (H, W, bands)
+    valid: np.ndarray | None = None
 
     def read(self, row: int, column: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        window = self.array[row : row + height, column : column + width]
-        return np.moveaxis(np.asarray(window), 2, 0), np.ones(window.shape[:2], dtype=bool)
+        window = (slice(row, row + height), slice(column, column + width))
+        values = np.moveaxis(np.asarray(self.array[window]), 2, 0)
+        return values, np.ones(values.shape[1:], dtype=bool) if self.valid is None else self.valid[window]
 
     def close(self) -> None:
         """An array needs no closing."""

@@ -157,7 +157,7 @@ def field_ids(labels: np.ndarray) -> np.ndarray:
     """(H, W) int64: connected pixels of one label share an id; unlabelled pixels count as a label too."""
     ids = np.zeros(labels.shape, dtype=np.int64)
     for value in np.unique(labels):
-        parts, count = ndimage.label(labels == value, EIGHT_NEIGHBOURS)
+        parts, _ = ndimage.label(labels == value, EIGHT_NEIGHBOURS)
         ids[parts > 0] = parts[parts > 0] + ids.max()
     return ids
 

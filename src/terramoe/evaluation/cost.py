@@ -1,0 +1,63 @@
+"""What a system costs: parameters in all, parameters that one item uses, peak memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from terramoe.moe import Bank, LayerStatistics, MoELayer
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one model.
+
+    Attributes:
+        total, active: parameters in all, and used by one item on average under the measured load.
+        train_seconds, predict_seconds: wall clock.
+        peak_mib: largest memory of the process so far, in MiB.
+    """
+
+    total: int
+    active: int
+    train_seconds: float
+    predict_seconds: float
+    peak_mib: float
+
+
+def total_parameters(module: nn.Module) -> int:
+    """Number of scalars in all parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def active_parameters(system: nn.Module, statistics: Mapping[str, LayerStatistics]) -> int:
+    """Parameters that one item uses on average: all outside the banks, and of each expert the share of items it served.
+
+    Args:
+        statistics: one entry per MoELayer of the system, in the order of the system's modules.
+    """
+    layers = [module for module in system.modules() if isinstance(module, MoELayer)]
+    active = float(total_parameters(system))
+    for layer, numbers in zip(layers, statistics.values(), strict=True):
+        sizes = _expert_sizes(layer.bank)
+        computed = numbers.pairs * (1 - numbers.dropped_share) / max(numbers.items, 1)  # experts an item meets
+        active -= sum(sizes) - sum(size * share * computed for size, share in zip(sizes, numbers.load, strict=True))
+    return round(active)
+
+
+def _expert_sizes(bank: Bank) -> list[int]:
+    """Parameters of each expert; equal shares where the weights are stacked."""
+    experts = getattr(bank, "experts", None)
+    if experts is not None:
+        return [total_parameters(expert) for expert in experts]
+    return [total_parameters(bank) // bank.num_experts] * bank.num_experts
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
