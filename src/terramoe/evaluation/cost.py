@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from terramoe.moe import Bank, LayerStatistics, MoELayer
+from terramoe.moe import LayerStatistics, MoELayer
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,10 @@ def active_parameters(system: nn.Module, statistics: Mapping[str, LayerStatistic
     layers = [module for module in system.modules() if isinstance(module, MoELayer)]
     active = float(total_parameters(system))
     for layer, numbers in zip(layers, statistics.values(), strict=True):
-        sizes = _expert_sizes(layer.bank)
+        sizes = [layer.bank.expert_parameters(e) for e in range(layer.bank.num_experts)]
         computed = numbers.pairs * (1 - numbers.dropped_share) / max(numbers.items, 1)  # experts an item meets
         active -= sum(sizes) - sum(size * share * computed for size, share in zip(sizes, numbers.load, strict=True))
     return round(active)
-
-
-def _expert_sizes(bank: Bank) -> list[int]:
-    """Parameters of each expert; equal shares where the weights are stacked."""
-    experts = getattr(bank, "experts", None)
-    if experts is not None:
-        return [total_parameters(expert) for expert in experts]
-    return [total_parameters(bank) // bank.num_experts] * bank.num_experts
 
 
 def peak_memory_mib() -> float:

@@ -1,4 +1,4 @@
-"""Bootstrap over spatial blocks. Pixels of one block resemble each other: drawing pixels would make intervals too short."""
+"""Bootstrap over spatial blocks: pixels of a block are alike, so that drawing pixels would give too short intervals."""
 
 from __future__ import annotations
 

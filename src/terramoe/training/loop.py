@@ -66,7 +66,7 @@ def fit(
     started = time.perf_counter()
     fabric = Fabric(accelerator=settings.accelerator, devices=1, precision=settings.precision)
     optimizer = torch.optim.Adam(system.parameters(), lr=settings.learning_rate)
-    model, optimizer = fabric.setup(system, optimizer)
+    model, optimizer = fabric.setup(_TrainingStep(system), optimizer)
 
     identity = {"settings": asdict(settings), "system": plain_config(system), "data": fingerprint}
     done, records = 0, []
@@ -80,7 +80,7 @@ def fit(
         torch.manual_seed(batch_seed(settings.seed, epoch, step, fabric.global_rank, 1))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(number, settings)
-        losses = system.loss(model(batch), batch)
+        losses = model(batch)
         total = _finite_sum(losses, number)
         fabric.backward(total)
         fabric.clip_gradients(model, optimizer, max_norm=settings.clip)
@@ -91,11 +91,23 @@ def fit(
             records.append({})
         _add(records[-1], losses)
         if on_step is not None:
-            on_step(number + 1, float(total))
-        if state_path is not None and (number + 1) % settings.save_every == 0:
+            on_step(number + 1, total.item())
+        last = number + 1 == settings.steps
+        if state_path is not None and (last or (number + 1) % settings.save_every == 0):
             meta = {"identity": identity, "steps": number + 1, "records": records}
             save_state(state_path, gather_state(system, optimizer), meta)
     return History(_means(records, settings), time.perf_counter() - started)
+
+
+class _TrainingStep(nn.Module):
+    """Forward and loss as one module: Fabric looks into what a module returns and refuses frozen records."""
+
+    def __init__(self, system: System) -> None:
+        super().__init__()
+        self.system = system
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.system.loss(self.system(batch), batch)
 
 
 def _resume(
@@ -115,16 +127,16 @@ def _resume(
 
 def _finite_sum(losses: dict[str, Tensor], number: int) -> Tensor:
     total = sum(losses.values())
-    if not math.isfinite(float(total)):
+    if not math.isfinite(total.item()):
         raise ConfigError(
-            f"the loss became {float(total)}", where=f"training step {number}", fix="lower the learning rate"
+            f"the loss became {total.item()}", where=f"training step {number}", fix="lower the learning rate"
         )
     return total
 
 
 def _add(record: dict[str, float], losses: dict[str, Tensor]) -> None:
     for name, value in losses.items():
-        record[name] = record.get(name, 0.0) + float(value)
+        record[name] = record.get(name, 0.0) + value.item()
 
 
 def _means(records: list[dict[str, float]], settings: TrainSettings) -> tuple[dict[str, float], ...]:

@@ -39,3 +39,7 @@ class Bank(nn.Module):
             where=type(self).__name__,
             fix="use the executor 'loop', 'grouped' or 'dense'",
         )
+
+    def expert_parameters(self, expert: int) -> int:
+        """Number of scalars in one expert's parameters; equal shares unless a subclass knows better."""
+        return sum(p.numel() for p in self.parameters()) // self.num_experts

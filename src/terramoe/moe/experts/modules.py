@@ -23,3 +23,7 @@ class ModuleBank(Bank):
     def run(self, expert: int, x: Tensor) -> Tensor:
         """Apply one module: (n, ..., D) -> (n, ..., D_out)."""
         return self.experts[expert](x)
+
+    def expert_parameters(self, expert: int) -> int:
+        """Number of scalars in one expert's parameters."""
+        return sum(p.numel() for p in self.experts[expert].parameters())

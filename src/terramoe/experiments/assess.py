@@ -1,0 +1,146 @@
+"""Assess a trained model on the test pixels of its fold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from terramoe.data import Scene, Split
+from terramoe.evaluation import (
+    Alignment,
+    Cost,
+    Interval,
+    Reliability,
+    active_parameters,
+    average_accuracy,
+    block_confusions,
+    class_expert_alignment,
+    f1,
+    interval,
+    kappa,
+    overall_accuracy,
+    peak_memory_mib,
+    recall,
+    reliability,
+    total_parameters,
+)
+from terramoe.inference import PredictedTile, Predictor, predict_array
+from terramoe.moe import LayerStatistics, RoutingMeter
+from terramoe.training import History
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """One trained model on its test pixels, N of them.
+
+    Attributes:
+        seed, fold: of the run.
+        counts: (blocks, K, K) confusion counts of each test block.
+        truth: (N,) classes 1..K. probability: (N, K).
+        tile: the prediction behind the scores, with the training pixels hidden from the network.
+        statistics: per routed layer, over all windows of that prediction.
+        cost, history: see their classes.
+    """
+
+    seed: int
+    fold: int
+    counts: np.ndarray
+    truth: np.ndarray
+    probability: np.ndarray
+    tile: PredictedTile
+    statistics: dict[str, LayerStatistics]
+    cost: Cost
+    history: History
+
+
+def assess(predictor: Predictor, scene: Scene, split: Split, history: History, seed: int) -> Assessment:
+    """Predict the scene with the training pixels hidden, and score the test pixels.
+
+    Hiding them means that no test prediction can lean on a pixel whose label was known, however far the network sees.
+    """
+    meter = RoutingMeter()
+    started = time.perf_counter()
+    tile = predict_array(predictor, scene.image, scene.valid, hide=split.train, meter=meter)
+    seconds = time.perf_counter() - started
+    truth = scene.labels[split.test]
+    probability = tile.probability[:, split.test].T
+    statistics = meter.compute()
+    cost = Cost(
+        total=total_parameters(predictor.system),
+        active=active_parameters(predictor.system, statistics),
+        train_seconds=history.seconds,
+        predict_seconds=seconds,
+        peak_mib=peak_memory_mib(),
+    )
+    counts = block_confusions(truth, probability.argmax(1) + 1, split.blocks[split.test], scene.classes)
+    return Assessment(seed, split.fold, counts, truth, probability, tile, statistics, cost, history)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores pooled over the runs of one model, with intervals over blocks.
+
+    Attributes:
+        overall, average, kappa: with 95 % intervals; accuracies as shares.
+        recall, f1: per class.
+        counts: (K, K) summed confusion counts.
+        per_seed: overall accuracy of each run.
+        reliability: over all test predictions.
+    """
+
+    overall: Interval
+    average: Interval
+    kappa: Interval
+    recall: list[Interval]
+    f1: list[Interval]
+    counts: np.ndarray
+    per_seed: tuple[float, ...]
+    reliability: Reliability
+
+    @property
+    def mean_and_spread(self) -> tuple[float, float]:
+        """Mean and standard deviation (n - 1) of overall accuracy over runs; spread 0 for a single run."""
+        values = np.array(self.per_seed)
+        return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def pool(assessments: Sequence[Assessment]) -> Scores:
+    """Pool the runs of one model."""
+    counts = np.concatenate([a.counts for a in assessments])
+    return Scores(
+        overall=interval(overall_accuracy, counts),
+        average=interval(average_accuracy, counts),
+        kappa=interval(kappa, counts),
+        recall=interval(recall, counts),
+        f1=interval(f1, counts),
+        counts=counts.sum(0),
+        per_seed=tuple(float(overall_accuracy(a.counts.sum(0))) for a in assessments),
+        reliability=reliability(
+            np.concatenate([a.probability for a in assessments]), np.concatenate([a.truth for a in assessments])
+        ),
+    )
+
+
+def routing_follows(assessment: Assessment, scene: Scene, split: Split) -> dict[str, Alignment]:
+    """Per routed layer, how the top expert goes with the class, over the labelled test pixels.
+
+    Windows of neighbouring prediction windows overlap; pixels with the same expert, weight and entropy come from the
+    same routed item.
+    """
+    alignments = {}
+    for layer, maps in assessment.tile.routing.items():
+        inside = split.test & (maps[0] >= 0)
+        if not inside.any():
+            continue
+        _, items = np.unique(maps[:3, inside], axis=1, return_inverse=True)
+        alignments[layer] = class_expert_alignment(
+            scene.labels[inside],
+            maps[0, inside].astype(int),
+            items,
+            num_classes=scene.classes,
+            num_experts=len(assessment.statistics[layer].load),
+        )
+    return alignments

@@ -1,0 +1,237 @@
+"""Run a plan: audit the split, train every seed, score, compare with the twin, write maps and tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+import numpy as np
+import yaml
+
+from terramoe._version import __version__
+from terramoe.data import Scene, Split, SplitAudit, audit_scene, raster_of
+from terramoe.evaluation import Alignment, Comparison, compare
+from terramoe.experiments.assess import Assessment, Scores, assess, pool, routing_follows
+from terramoe.experiments.plan import Plan, scene_digest
+from terramoe.experiments.train import train_on_scene
+from terramoe.inference import Predictor, write_maps
+from terramoe.storage import RasterForm, RunFolder, write_cog, write_json, write_text
+from terramoe.systems import Card, card
+
+TWIN = "dense twin"
+
+
+class Progress(Protocol):
+    """Hears how far an experiment is."""
+
+    def stage(self, text: str) -> None:
+        """A new part begins."""
+
+    def step(self, run: str, done: int, total: int, loss: float) -> None:
+        """A training step of a run is done."""
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def stage(self, text: str) -> None:
+        """Nothing is shown."""
+
+    def step(self, run: str, done: int, total: int, loss: float) -> None:
+        """Nothing is shown."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that an experiment found; the report is drawn from it.
+
+    Attributes:
+        plan, scene, card: what was run, on what, of which system.
+        folds: the split of each seed.
+        audits: of the first fold under random, block and field splits.
+        runs: assessments by model name, the system first.
+        scores: pooled, by model name.
+        comparison: system against twin, or None.
+        predictor: the first seed's model, which is saved and draws the maps.
+        alignments: what its routing follows, per layer.
+        facts: of the run's card: versions, machine, digests.
+    """
+
+    plan: Plan
+    scene: Scene
+    card: Card
+    folds: dict[int, Split]
+    audits: list[SplitAudit]
+    runs: dict[str, list[Assessment]]
+    scores: dict[str, Scores]
+    comparison: Comparison | None
+    predictor: Predictor
+    alignments: dict[str, Alignment]
+    facts: dict[str, Any]
+
+
+def run_experiment(plan: Plan, scene: Scene, folder: RunFolder, progress: Progress | None = None) -> Experiment:
+    """Run a plan on a scene. Stopped at any moment and started again, it goes on from the last saved step.
+
+    Raises:
+        TerraMoEError: see ``train_on_scene``.
+    """
+    progress = progress or Silent()
+    folds = plan.folds(scene)
+    progress.stage("audit of the split")
+    audits = audit(plan, scene)
+
+    system_card = card(plan.system)
+    names = [system_card.name, TWIN] if plan.twin else [system_card.name]
+    runs: dict[str, list[Assessment]] = {name: [] for name in names}
+    first: Predictor | None = None
+    for seed, split in folds.items():
+        for name in names:
+            label = f"{name}, seed {seed}"
+            progress.stage(f"training {label}")
+            predictor, history = train_on_scene(
+                plan,
+                scene,
+                split,
+                seed,
+                twin=name == TWIN,
+                state_path=folder.state(f"{name.lower().replace(' ', '-')}-{seed}"),
+                on_step=lambda done, loss, label=label: progress.step(label, done, plan.train.steps, loss),
+            )
+            first = first or predictor
+            runs[name].append(assess(predictor, scene, split, history, seed))
+
+    progress.stage("scores and maps")
+    first_split = folds[plan.train.seed]
+    experiment = Experiment(
+        plan=plan,
+        scene=scene,
+        card=system_card,
+        folds=folds,
+        audits=audits,
+        runs=runs,
+        scores={name: pool(assessments) for name, assessments in runs.items()},
+        comparison=_compare(runs) if plan.twin else None,
+        predictor=first,
+        alignments=routing_follows(runs[system_card.name][0], scene, first_split),
+        facts=_facts(scene, folds),
+    )
+    return experiment
+
+
+def audit(plan: Plan, scene: Scene) -> list[SplitAudit]:
+    """Audit the plan's split beside the two other kinds, so that a leak is seen in numbers."""
+    kinds = ("random", "block", "field")
+    return audit_scene(scene, {kind: plan.split.splitter(kind) for kind in kinds}, radius=plan.split.guard)
+
+
+def write_run(experiment: Experiment, folder: RunFolder, colours: list[tuple[int, int, int]]) -> None:
+    """Write all files of a run but the report: model, maps, split, configuration, metrics and, last, the card."""
+    plan, scene = experiment.plan, experiment.scene
+    experiment.predictor.save(folder.path)
+    raster = raster_of(scene.name, scene.image, scene.valid)
+    raster = type(raster)(**{**vars(raster), "crs": scene.crs, "transform": scene.transform})
+    write_maps(experiment.predictor, raster, folder.path, colours=colours)
+    split = experiment.folds[plan.train.seed]
+    kinds = (1 * split.train + 2 * split.guard + 3 * split.test).astype(np.uint8)
+    form = RasterForm(
+        scene.height, scene.width, ("1 train, 2 guard, 3 test",), "uint8", 0, scene.crs, scene.transform, ids=True
+    )
+    write_cog(folder.split, kinds[None], form)
+    write_text(folder.config, yaml.safe_dump(plan.plain(), sort_keys=False))
+    write_text(folder.metrics, metrics_csv(experiment))
+    write_json(folder.card, run_card(experiment))
+    shutil.rmtree(folder.path / "states", ignore_errors=True)  # a finished run needs no state
+
+
+def metrics_csv(experiment: Experiment) -> str:
+    """One row per trained model."""
+    rows = []
+    for name, assessments in experiment.runs.items():
+        for a in assessments:
+            split, one = experiment.folds[a.seed], pool([a])
+            rows.append(
+                {
+                    "model": name,
+                    "seed": a.seed,
+                    "split": split.name,
+                    "fold": a.fold,
+                    "train_pixels": int(split.train.sum()),
+                    "test_pixels": int(split.test.sum()),
+                    "overall_accuracy": f"{one.overall.value:.6f}",
+                    "average_accuracy": f"{one.average.value:.6f}",
+                    "kappa": f"{one.kappa.value:.6f}",
+                    "ece": f"{one.reliability.ece:.6f}",
+                    "brier": f"{one.reliability.brier:.6f}",
+                    "final_loss": f"{sum(a.history.losses[-1].values()):.6f}",
+                    **{
+                        key: f"{value:.2f}" if isinstance(value, float) else value
+                        for key, value in asdict(a.cost).items()
+                    },
+                    "effective_experts": f"{np.mean([s.effective_experts for s in a.statistics.values()]):.3f}",
+                    "dead_experts": sum(s.dead_experts for s in a.statistics.values()),
+                    "dropped_share": f"{np.mean([s.dropped_share for s in a.statistics.values()]):.6f}",
+                }
+            )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def run_card(experiment: Experiment) -> dict[str, Any]:
+    """Everything that decided the result, and the result in short, as JSON-able values."""
+    return {
+        "system": experiment.plan.system,
+        "card": asdict(experiment.card),
+        "plan": experiment.plan.plain(),
+        "facts": experiment.facts,
+        "audit": [asdict(row) for row in experiment.audits],
+        "scores": {
+            name: {
+                "overall_accuracy": asdict(s.overall),
+                "average_accuracy": asdict(s.average),
+                "kappa": asdict(s.kappa),
+                "per_seed": list(s.per_seed),
+                "ece": s.reliability.ece,
+            }
+            for name, s in experiment.scores.items()
+        },
+        "comparison": None if experiment.comparison is None else asdict(experiment.comparison),
+    }
+
+
+def _compare(runs: Mapping[str, list[Assessment]]) -> Comparison:
+    (name, ours), (twin, theirs) = runs.items()
+    seeds = np.concatenate([np.full(len(a.counts), a.seed) for a in ours])
+    stacked = [np.concatenate([a.counts for a in side]) for side in (ours, theirs)]
+    return compare(name, f"its {twin}", *stacked, seeds)
+
+
+def _facts(scene: Scene, folds: Mapping[int, Split]) -> dict[str, Any]:
+    return {
+        "scene": scene.name,
+        "scene_size": [scene.bands, scene.height, scene.width],
+        "scene_digest": scene_digest(scene),
+        "split_digests": {str(seed): split.digest() for seed, split in folds.items()},
+        "versions": {"terramoe": __version__, "python": platform.python_version(), **_versions()},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("torch", "numpy", "scikit-learn", "rasterio", "lightning-fabric"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed as a package"
+    return found

@@ -1,0 +1,78 @@
+"""Train one system on one fold of a scene."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from terramoe.data import Scene, Split, fit_normaliser, require_all_classes
+from terramoe.experiments.plan import Plan, scene_digest
+from terramoe.inference import Predictor
+from terramoe.systems import System, build, system_class
+from terramoe.training import History, SceneCrops, fit
+from terramoe.training.loop import OnStep
+
+
+def build_for(plan: Plan, scene: Scene, seed: int, *, twin: bool = False) -> System:
+    """The plan's system for the bands and classes of a scene, or its dense twin, with the weights of a seed."""
+    torch.manual_seed(seed)
+    system = build(plan.system, {"bands": scene.bands, "classes": scene.classes, **plan.model})
+    if not twin:
+        return system
+    torch.manual_seed(seed)
+    cls = system_class(plan.system)
+    return cls(cls.dense_twin(system.config))
+
+
+def train_on_scene(
+    plan: Plan,
+    scene: Scene,
+    split: Split,
+    seed: int,
+    *,
+    twin: bool = False,
+    state_path: Path | None = None,
+    on_step: OnStep | None = None,
+) -> tuple[Predictor, History]:
+    """Train on the fold's training pixels; test pixels are hidden, not even seen as neighbours.
+
+    Raises:
+        SplitError: a class has no training pixel (unless the plan allows it).
+        DataError: the scene is smaller than a crop.
+        ModelFileError, ConfigError: see ``training.fit``.
+    """
+    if not plan.allow_missing:
+        require_all_classes(split, scene.labels, scene.class_names)
+    normaliser = fit_normaliser(scene.image, split.train, plan.normaliser)
+    settings = replace(plan.train, seed=seed)
+    crops = SceneCrops(
+        image=torch.from_numpy(normaliser(scene.image)),
+        valid=torch.from_numpy(scene.valid & ~split.test),
+        labels=torch.from_numpy((scene.labels * split.train) - 1),
+        size=settings.crop,
+        batch=settings.batch,
+        seed=seed,
+        balanced=settings.balanced,
+        flips=settings.flips,
+    )
+    system = build_for(plan, scene, seed, twin=twin)
+    history = fit(
+        system,
+        crops,
+        settings,
+        state_path=state_path,
+        fingerprint=f"{scene_digest(scene)} {split.digest()}",
+        on_step=on_step,
+    )
+    predictor = Predictor(
+        name=plan.system,
+        system=system.cpu().eval(),
+        normaliser=normaliser,
+        class_values=scene.class_values,
+        class_names=scene.class_names,
+        window=settings.crop,
+        overlap=settings.crop // 2,
+    )
+    return predictor, history
