@@ -1,7 +1,10 @@
-"""Experiments: ``plan`` (what), ``train`` and ``assess`` (one run), ``experiment`` (all runs), ``demo`` (a plan)."""
+"""Experiments: ``plan`` (what), ``train`` and ``assess`` (one run), ``experiment`` (all runs),
+``evaluate`` (a stored model), ``demo`` (the plan of the demonstration).
+"""
 
 from terramoe.experiments.assess import Assessment, Scores, assess, pool, routing_follows
 from terramoe.experiments.demo import demo_plan
+from terramoe.experiments.evaluate import Evaluation, evaluate_model
 from terramoe.experiments.experiment import (
     TWIN,
     Experiment,
@@ -19,6 +22,7 @@ from terramoe.experiments.train import build_for, train_on_scene
 __all__ = [
     "TWIN",
     "Assessment",
+    "Evaluation",
     "Experiment",
     "Plan",
     "Progress",
@@ -29,6 +33,7 @@ __all__ = [
     "audit",
     "build_for",
     "demo_plan",
+    "evaluate_model",
     "metrics_csv",
     "pool",
     "routing_follows",

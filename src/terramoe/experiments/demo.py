@@ -15,7 +15,7 @@ def demo_plan(seeds: int = 3) -> Plan:
         split=SplitSettings(kind="block", block=16, guard=4),
         seeds=seeds,
         twin=True,
-        allow_missing=True,
+        lenient=True,
         reduced=(
             "100 steps on 4 crops of 64 x 64 pixels (the paper: 200 passes over the whole scene)",
             "state size 8 instead of 16",

@@ -77,17 +77,19 @@ class Experiment:
     facts: dict[str, Any]
 
 
-def run_experiment(plan: Plan, scene: Scene, folder: RunFolder, progress: Progress | None = None) -> Experiment:
+def run_experiment(
+    plan: Plan, scene: Scene, folder: RunFolder, audits: list[SplitAudit], progress: Progress | None = None
+) -> Experiment:
     """Run a plan on a scene. Stopped at any moment and started again, it goes on from the last saved step.
+
+    Args:
+        audits: what ``audit`` found, for the record.
 
     Raises:
         TerraMoEError: see ``train_on_scene``.
     """
     progress = progress or Silent()
     folds = plan.folds(scene)
-    progress.stage("audit of the split")
-    audits = audit(plan, scene)
-
     system_card = card(plan.system)
     names = [system_card.name, TWIN] if plan.twin else [system_card.name]
     runs: dict[str, list[Assessment]] = {name: [] for name in names}
@@ -108,9 +110,8 @@ def run_experiment(plan: Plan, scene: Scene, folder: RunFolder, progress: Progre
             first = first or predictor
             runs[name].append(assess(predictor, scene, split, history, seed))
 
-    progress.stage("scores and maps")
-    first_split = folds[plan.train.seed]
-    experiment = Experiment(
+    progress.stage("scores")
+    return Experiment(
         plan=plan,
         scene=scene,
         card=system_card,
@@ -120,10 +121,9 @@ def run_experiment(plan: Plan, scene: Scene, folder: RunFolder, progress: Progre
         scores={name: pool(assessments) for name, assessments in runs.items()},
         comparison=_compare(runs) if plan.twin else None,
         predictor=first,
-        alignments=routing_follows(runs[system_card.name][0], scene, first_split),
+        alignments=routing_follows(runs[system_card.name][0], scene, folds[plan.train.seed]),
         facts=_facts(scene, folds),
     )
-    return experiment
 
 
 def audit(plan: Plan, scene: Scene) -> list[SplitAudit]:

@@ -54,7 +54,7 @@ class Plan:
         train, split: see their classes. ``train.seed`` is the first seed.
         seeds: how many runs. twin: also train the dense twin of equal active compute.
         normaliser: "standard" or "minmax", fitted on training pixels.
-        allow_missing: go on although a fold has no training pixel of a class; its test pixels count as errors.
+        lenient: go on although a fold has no training pixel of a class; its test pixels count as errors.
         reduced: what was made smaller than in the paper, for the run's card.
     """
 
@@ -65,7 +65,7 @@ class Plan:
     seeds: int = 1
     twin: bool = False
     normaliser: Literal["standard", "minmax"] = "standard"
-    allow_missing: bool = False
+    lenient: bool = False
     reduced: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -43,7 +43,7 @@ def train_on_scene(
         DataError: the scene is smaller than a crop.
         ModelFileError, ConfigError: see ``training.fit``.
     """
-    if not plan.allow_missing:
+    if not plan.lenient:
         require_all_classes(split, scene.labels, scene.class_names)
     normaliser = fit_normaliser(scene.image, split.train, plan.normaliser)
     settings = replace(plan.train, seed=seed)

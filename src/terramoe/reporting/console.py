@@ -43,10 +43,9 @@ def print_audit(audits: Sequence[SplitAudit], console: Console) -> None:
 
 def print_summary(experiment: Experiment, console: Console) -> None:
     """Scores, cost and verdict."""
-    table = Table(title="Test pixels, 95 % intervals over blocks", title_justify="left")
-    columns = ("model", "overall accuracy %", "seeds", "average accuracy %", "ECE", "parameters", "active", "train s")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "model" else "right")
+    table = Table(title="Test pixels (95 % intervals over blocks; mean ± sd over seeds)", title_justify="left")
+    for column in ("model", "OA %", "seeds", "AA %", "ECE", "active parameters", "train s"):
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=column.endswith("A %"))
     for name, scores in experiment.scores.items():
         mean, spread = scores.mean_and_spread
         cost = cost_row(experiment, name)
@@ -56,7 +55,6 @@ def print_summary(experiment: Experiment, console: Console) -> None:
             f"{percent(mean)} ± {percent(spread)}",
             percent_interval(scores.average),
             f"{scores.reliability.ece:.3f}",
-            cost["total"],
             cost["active"],
             cost["train"],
         )

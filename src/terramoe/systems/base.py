@@ -42,12 +42,18 @@ class Output:
 class System(nn.Module, ABC):
     """One published system: wiring plus what only its paper has.
 
-    A subclass sets ``card`` and ``Config`` (a frozen dataclass with the paper's hyper-parameters as defaults), and
-    defines ``forward``, ``loss``, ``tiny`` and ``dense_twin``. Systems never inherit from each other.
+    A subclass sets the class attributes and defines the abstract methods. Systems never inherit from each other.
+
+    Attributes:
+        card: where it comes from.
+        Config: a frozen dataclass with the paper's hyper-parameters as defaults.
+        conditioning: keys of the batch that the routers look at; changing one must change a routing.
+        config: of this instance.
     """
 
     card: ClassVar[Card]
     Config: ClassVar[type]
+    conditioning: ClassVar[tuple[str, ...]] = ("image",)
     config: Any
 
     @abstractmethod
@@ -62,6 +68,11 @@ class System(nn.Module, ABC):
     @abstractmethod
     def tiny(cls) -> Self:
         """A miniature for tests: the same wiring, a few thousand parameters."""
+
+    @classmethod
+    @abstractmethod
+    def tiny_batch(cls, images: int, seed: int) -> dict[str, Tensor]:
+        """A random batch for ``tiny()``, with labels and some nodata."""
 
     @classmethod
     @abstractmethod

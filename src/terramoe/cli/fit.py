@@ -1,0 +1,29 @@
+"""``terramoe fit``: train a system on the user's own scene."""
+
+from __future__ import annotations
+
+from terramoe.cli.options import add_scene, parser, read_scene
+
+
+def run(argv: list[str]) -> int:
+    """Run the verb; returns the exit code."""
+    from terramoe.experiments import Plan
+
+    options = parser(
+        "fit",
+        "Train a system on one labelled scene, score it on spatially separate pixels, and write a run folder. "
+        "Killed at any moment, the same command goes on from the last saved step.",
+    )
+    options.add_argument("--config", action="config", help="settings from a config.yaml of another run")
+    add_scene(options)
+    options.add_argument("-o", "--output", default="run", help="run folder (default: run)")
+    options.add_argument("--overwrite", action="store_true", help="replace a finished run in that folder")
+    options.add_class_arguments(Plan)
+    chosen = options.parse_args(argv)
+    names = Plan.__dataclass_fields__
+    plan = Plan(**{name: value for name, value in vars(options.instantiate(chosen)).items() if name in names})
+
+    from terramoe.cli.job import run_job
+
+    run_job(plan, read_scene(chosen), chosen.output, overwrite=chosen.overwrite)
+    return 0

@@ -1,0 +1,61 @@
+"""``terramoe systems``: the published systems and their cards."""
+
+from __future__ import annotations
+
+from terramoe.cli.options import parser
+
+
+def run(argv: list[str]) -> int:
+    """Run the verb; returns the exit code."""
+    options = parser("systems", "List the published systems, or show the card and the settings of one.")
+    options.add_argument("name", nargs="?", help="a system")
+    options.add_argument("--json", action="store_true", help="print JSON")
+    chosen = options.parse_args(argv)
+
+    import json
+    from dataclasses import MISSING, asdict, fields
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from terramoe.systems import SYSTEMS, card, system_class
+
+    names = list(SYSTEMS) if chosen.name is None else [chosen.name]
+    cards = {name: card(name) for name in names}
+    if chosen.json:
+        print(
+            json.dumps({name: {**asdict(c), "reconstruction": c.reconstruction} for name, c in cards.items()}, indent=2)
+        )
+        return 0
+    console = Console()
+    if chosen.name is None:
+        table = Table()
+        for column in ("name", "paper", "year", "survey", "task", "sensors", "sources"):
+            table.add_column(column)
+        for name, c in cards.items():
+            place = f"{c.survey_section} [{c.survey_reference}]"
+            table.add_row(
+                name,
+                c.title,
+                str(c.year),
+                place,
+                c.task,
+                ", ".join(c.sensors),
+                ", ".join(c.provenance),
+                end_section=True,
+            )
+        console.print(table)
+        return 0
+    c = cards[chosen.name]
+    console.print(
+        f"[bold]{c.name}[/bold]: {c.title}\n{c.authors}, {c.year}; arXiv {c.arxiv or '–'}, doi {c.doi or '–'}"
+    )
+    console.print(f"Task: {c.task}; sensors: {', '.join(c.sensors)}; sources read: {', '.join(c.provenance)}")
+    console.print(f"Reported: {c.reported}", highlight=False)
+    for title, lines in (("Filled in by us", c.completions), ("Differences of paper, code and ours", c.differences)):
+        console.print(f"{title}:", *(f"\n  - {line}" for line in lines), highlight=False)
+    console.print("Settings (--model.NAME VALUE):")
+    for f in fields(system_class(chosen.name).Config):
+        default = "from the data" if f.default is MISSING else f.default
+        console.print(f"  {f.name} = {default}", highlight=False)
+    return 0

@@ -1,0 +1,93 @@
+"""Every registered system, by being registered."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from terramoe.checks import SYSTEM_CHECKS
+from terramoe.errors import ConfigError
+from terramoe.evaluation import active_parameters
+from terramoe.moe import summarise
+from terramoe.systems import SYSTEMS, build, plain_config, system_class
+
+EXEMPT: dict[tuple[str, str], str] = {}  # (system, check) -> reason
+
+
+@pytest.mark.parametrize("check", SYSTEM_CHECKS)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_check(name, check):
+    if (name, check) in EXEMPT:
+        pytest.skip(EXEMPT[name, check])
+    SYSTEM_CHECKS[check](system_class(name))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_card_is_complete(name):
+    card = system_class(name).card
+    assert card.title
+    assert card.authors
+    assert 1985 <= card.year <= 2030
+    assert card.arxiv or card.doi
+    assert card.provenance
+    assert card.task
+    assert card.sensors
+    assert card.reported
+    assert card.reconstruction == bool(card.completions)
+    json.dumps(dataclasses.asdict(card))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_configuration_survives_json(name):
+    system = system_class(name).tiny()
+    again = build(name, json.loads(json.dumps(plain_config(system))))
+    assert again.config == system.config
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_dense_twin_has_no_choice_and_equal_active_size(name):
+    cls = system_class(name)
+    system = cls.tiny()
+    twin = cls(cls.dense_twin(system.config))
+    routings = twin(cls.tiny_batch(2, seed=0)).routings
+    for routing in routings.values():
+        assert routing.expert.numel() == int(routing.valid().sum()) * routing.num_experts
+    balanced = {
+        layer: dataclasses.replace(numbers, load=(1 / len(numbers.load),) * len(numbers.load))
+        for layer, numbers in summarise(system(cls.tiny_batch(2, seed=0)).routings).items()
+    }
+    ratio = active_parameters(twin, summarise(routings)) / active_parameters(system, balanced)
+    assert 0.97 < ratio < 1.03
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_layers_are_named_and_lie_in_the_image(name):
+    cls = system_class(name)
+    system = cls.tiny()
+    batch = cls.tiny_batch(2, seed=0)
+    output = system(batch)
+    assert output.prediction.shape[0] == 2
+    for layer, routing in output.routings.items():
+        assert len(system.expert_names(layer)) == routing.num_experts
+    for layer, layout in output.layouts.items():
+        pixels = layout.to_pixels(torch.arange(output.routings[layer].num_items))
+        assert pixels.shape == (2, *batch["image"].shape[-2:])
+        assert set(pixels.unique().tolist()) <= set(range(output.routings[layer].num_items))
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("nothing", {}, "there is no system 'nothing'.*use one of: mambamoe"),
+        ("mambamoe", {"bands": 3, "classes": 2, "depth": 9}, "no setting depth"),
+        ("mambamoe", {"bands": 3}, "classes"),
+        ("mambamoe", {"bands": 3, "classes": 2, "top_k": 9}, "top_k must be in 1..4"),
+        ("mambamoe", {"bands": 3, "classes": 2, "window": 0}, "window must be at least 1"),
+        ("mambamoe", {"bands": 3, "classes": 2, "routing": "magic"}, "routing must be"),
+        ("mambamoe", {"bands": "many", "classes": 2}, "system config of mambamoe"),
+    ],
+)
+def test_bad_configurations(name, config, message):
+    with pytest.raises(ConfigError, match=message):
+        build(name, config)
