@@ -21,7 +21,8 @@ class SplitSettings:
     Attributes:
         kind: "block" (default), "field" or "random" (a control that leaks).
         folds: the scene is cut into this many; seed s tests fold s modulo folds.
-        block: side of a block, guard: width of the band without training, in pixels.
+        block: side of a block, in pixels.
+        guard: width of the band without training, in pixels.
         train_size: share that trains, of a random split.
         seed: of the dealing.
     """
@@ -50,9 +51,12 @@ class Plan:
     """One experiment on one scene.
 
     Attributes:
-        system: name in the registry. model: settings that differ from the paper's.
-        train, split: see their classes. ``train.seed`` is the first seed.
-        seeds: how many runs. twin: also train the dense twin of equal active compute.
+        system: name in the registry.
+        model: settings of the system that differ from the paper's.
+        train: how it is trained; ``train.seed`` is the first seed.
+        split: how test pixels are kept apart.
+        seeds: how many runs.
+        twin: also train the dense twin of equal active compute.
         normaliser: "standard" or "minmax", fitted on training pixels.
         lenient: go on although a fold has no training pixel of a class; its test pixels count as errors.
         reduced: what was made smaller than in the paper, for the run's card.

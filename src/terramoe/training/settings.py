@@ -23,7 +23,8 @@ class TrainSettings:
         balanced: draw crops around a class first, then a pixel of it; otherwise around any training pixel.
         flips: mirror crops at random.
         save_every: steps between two state files.
-        accelerator, precision: as Lightning Fabric names them.
+        accelerator: "cpu", "cuda" or another that Lightning Fabric knows.
+        precision: as Lightning Fabric names it, such as "32-true" or "bf16-mixed".
     """
 
     steps: int = 200
