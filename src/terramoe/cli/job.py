@@ -8,8 +8,8 @@ from rich.console import Console
 
 from terramoe.cli.progress import LiveProgress
 from terramoe.data import Scene
-from terramoe.experiments import Plan, audit, run_experiment, write_run
-from terramoe.reporting import class_colours, print_audit, print_summary, write_report
+from terramoe.experiments import Plan, audit, check_plan, run_experiment, write_run
+from terramoe.reporting import class_colours, print_audit, print_summary, write_overview, write_report
 from terramoe.reporting.wording import next_command
 from terramoe.storage import RunFolder
 
@@ -17,6 +17,7 @@ from terramoe.storage import RunFolder
 def run_job(plan: Plan, scene: Scene, output: str | Path, *, overwrite: bool) -> None:
     """Run, write and print."""
     console = Console()
+    check_plan(plan, scene)
     folder = RunFolder.create(output, overwrite=overwrite)
     console.print(
         f"{scene.name}: {scene.bands} bands, {scene.height} x {scene.width} pixels, {scene.classes} classes, "
@@ -29,7 +30,13 @@ def run_job(plan: Plan, scene: Scene, output: str | Path, *, overwrite: bool) ->
         experiment = run_experiment(plan, scene, folder, audits, progress)
         progress.stage("maps and report")
         write_report(experiment, folder.report)
+        if experiment.alignments:
+            write_overview(experiment, folder.overview)
         write_run(experiment, folder, class_colours(scene.classes))
     print_summary(experiment, console)
-    console.print(f"\nReport:  {folder.report}\nModel:   {folder.path / 'model.safetensors'}", highlight=False)
-    console.print(f"Next:    {next_command(experiment, str(folder.path))}", highlight=False)
+    for title, text in (
+        ("\nReport", folder.report),
+        ("Model", folder.path / "model.safetensors"),
+        ("Next", next_command(experiment, str(folder.path))),
+    ):
+        console.print(f"{title}: {text}", highlight=False, soft_wrap=True)

@@ -12,8 +12,15 @@ from rasterio.windows import Window
 
 from terramoe.errors import DataError
 
-# Formats that hold their own pixels. Not VRT and its like: they may name any other file or network address.
-DRIVERS = ("GTiff", "ENVI", "PNG")
+# The formats that are read, by their first bytes: those that hold their own pixels. Not VRT and its like, which may
+# name any other file or network address. ENVI data have no mark of their own; a header beside them tells.
+SIGNATURES = {
+    b"II*\x00": "GTiff",
+    b"MM\x00*": "GTiff",
+    b"II+\x00": "GTiff",
+    b"MM\x00+": "GTiff",
+    b"\x89PNG": "PNG",
+}
 
 
 class GdalPixels:
@@ -26,16 +33,16 @@ class GdalPixels:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        data = _data_file(path)
+        driver = _driver(data)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 # An absolute path keeps names such as "s3:..." from being taken for anything but a local file.
-                self._dataset = rasterio.open(_data_file(path).absolute(), driver=list(DRIVERS))
+                self._dataset = rasterio.open(data.absolute(), driver=driver)
         except RasterioError as error:
             raise DataError(
-                "this is no readable GeoTIFF, ENVI or PNG raster",
-                where=path,
-                fix="check the file, or convert it to GeoTIFF",
+                f"this {driver} file is corrupt or truncated", where=path, fix="copy or download the file again"
             ) from error
         dataset = self._dataset
         if np.dtype(dataset.dtypes[0]).kind == "c":
@@ -63,6 +70,18 @@ class GdalPixels:
     def close(self) -> None:
         """Close the file."""
         self._dataset.close()
+
+
+def _driver(path: Path) -> str:
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start in SIGNATURES:
+        return SIGNATURES[start]
+    if path.with_suffix(".hdr").is_file() or path.with_name(path.name + ".hdr").is_file():
+        return "ENVI"
+    raise DataError(
+        "this is no GeoTIFF, ENVI or PNG raster", where=path, fix="convert it to GeoTIFF; an ENVI file needs its .hdr"
+    )
 
 
 def _data_file(path: Path) -> Path:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from affine import Affine
     from rasterio.crs import CRS
 
+INDIAN_PINES = "Indian Pines"
 INDIAN_PINES_CLASSES = (
     "Alfalfa",
     "Corn-notill",
@@ -143,4 +144,4 @@ def indian_pines() -> Scene:
     scene = load_scene(
         folder / "Indian_pines_corrected.npy", folder / "Indian_pines_gt.npy", class_names=INDIAN_PINES_CLASSES
     )
-    return Scene(**{**vars(scene), "name": "Indian Pines"})
+    return Scene(**{**vars(scene), "name": INDIAN_PINES})

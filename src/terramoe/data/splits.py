@@ -174,7 +174,7 @@ def require_all_classes(split: Split, labels: np.ndarray, names: Sequence[str]) 
         raise SplitError(
             f"no training pixel is left of {', '.join(names[value - 1] for value in missing)}",
             where=f"{split.name} split, fold {split.fold}",
-            fix="use a smaller --split.block or --split.guard, another --split.seed, or --allow-missing",
+            fix="use a smaller --split.block or --split.guard, another --split.seed, or --lenient true",
         )
 
 

@@ -17,7 +17,7 @@ from terramoe.experiments.experiment import (
     write_run,
 )
 from terramoe.experiments.plan import Plan, SplitSettings, scene_digest
-from terramoe.experiments.train import build_for, train_on_scene
+from terramoe.experiments.train import build_for, check_plan, train_on_scene
 
 __all__ = [
     "TWIN",
@@ -32,6 +32,7 @@ __all__ = [
     "assess",
     "audit",
     "build_for",
+    "check_plan",
     "demo_plan",
     "evaluate_model",
     "metrics_csv",

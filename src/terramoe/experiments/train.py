@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from terramoe.data import Scene, Split, fit_normaliser, require_all_classes
+from terramoe.errors import DataError, SplitError
 from terramoe.experiments.plan import Plan, scene_digest
 from terramoe.inference import Predictor
 from terramoe.systems import System, build, system_class
@@ -26,6 +27,32 @@ def build_for(plan: Plan, scene: Scene, seed: int, *, twin: bool = False) -> Sys
     return cls(cls.dense_twin(system.config))
 
 
+def check_plan(plan: Plan, scene: Scene) -> None:
+    """Find at once what would stop the plan on this scene, before anything is trained or written.
+
+    Raises:
+        ConfigError: the system refuses its settings. DataError: the scene is smaller than a crop.
+        SplitError: a fold has no training pixel of a class (unless the plan is lenient), or none at all.
+    """
+    build_for(plan, scene, plan.train.seed)
+    smallest = min(scene.height, scene.width)
+    if smallest < plan.train.crop:
+        raise DataError(
+            f"the scene has {scene.height} x {scene.width} pixels, a crop {plan.train.crop} x {plan.train.crop}",
+            where=scene.name,
+            fix=f"use --train.crop {smallest} or less",
+        )
+    for split in plan.folds(scene).values():
+        if not split.train.any() or not split.test.any():
+            raise SplitError(
+                "a fold has no training or no test pixel",
+                where=f"{split.name} split",
+                fix="use a smaller --split.guard",
+            )
+        if not plan.lenient:
+            require_all_classes(split, scene.labels, scene.class_names)
+
+
 def train_on_scene(
     plan: Plan,
     scene: Scene,
@@ -39,12 +66,8 @@ def train_on_scene(
     """Train on the fold's training pixels; test pixels are hidden, not even seen as neighbours.
 
     Raises:
-        SplitError: a class has no training pixel (unless the plan allows it).
-        DataError: the scene is smaller than a crop.
         ModelFileError, ConfigError: see ``training.fit``.
     """
-    if not plan.lenient:
-        require_all_classes(split, scene.labels, scene.class_names)
     normaliser = fit_normaliser(scene.image, split.train, plan.normaliser)
     settings = replace(plan.train, seed=seed)
     crops = SceneCrops(

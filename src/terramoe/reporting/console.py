@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from terramoe.data import SplitAudit
 from terramoe.experiments import Experiment
-from terramoe.reporting.wording import above_baselines, cost_row, percent, percent_interval, verdict
+from terramoe.reporting.wording import above_baselines, cost_row, mean_and_spread, percent, percent_interval, verdict
 
 
 def print_audit(audits: Sequence[SplitAudit], console: Console) -> None:
     """The audit, a row a split."""
-    table = Table(title="Audit of the split (first fold of each kind; accuracies in %)", title_justify="left")
-    for column in (
-        "split",
-        "train",
-        "test",
-        "shared",
-        "overlap %",
-        "same field %",
-        "majority",
-        "coordinates",
-        "logistic",
-    ):
+    table = _table("Audit of the split: first fold of each kind, shares and accuracies in %")
+    for column in ("split", "train", "test", "shared", "overlap", "field", "majority", "coordinates", "logistic"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for a in audits:
         counts = (str(a.train), str(a.test), str(a.shared_pixels))
@@ -36,28 +27,30 @@ def print_audit(audits: Sequence[SplitAudit], console: Console) -> None:
     if leak is not None:
         console.print(
             f"Under a random split the coordinates alone score {percent(leak.coordinates)} %: "
-            "no score on it means anything.",
+            "such a score says nothing about new places.",
             style="dim",
         )
 
 
 def print_summary(experiment: Experiment, console: Console) -> None:
     """Scores, cost and verdict."""
-    table = Table(title="Test pixels (95 % intervals over blocks; mean ± sd over seeds)", title_justify="left")
-    for column in ("model", "OA %", "seeds", "AA %", "ECE", "active parameters", "train s"):
-        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=column.endswith("A %"))
+    table = _table("Test pixels: 95 % intervals over blocks, mean ± sd over seeds")
+    for column in ("model", "OA %", "seeds", "AA %", "ECE", "active"):
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for name, scores in experiment.scores.items():
-        mean, spread = scores.mean_and_spread
-        cost = cost_row(experiment, name)
         table.add_row(
             name,
             percent_interval(scores.overall),
-            f"{percent(mean)} ± {percent(spread)}",
+            mean_and_spread(scores),
             percent_interval(scores.average),
             f"{scores.reliability.ece:.3f}",
-            cost["active"],
-            cost["train"],
+            cost_row(experiment, name)["active"],
         )
     console.print(table)
     console.print(f"[bold]{verdict(experiment)}[/bold]", highlight=False)
     console.print(above_baselines(experiment), highlight=False)
+
+
+def _table(title: str) -> Table:
+    """A table that fits 80 columns."""
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -56,6 +56,21 @@ def prediction_beside_truth(
     return _png(figure)
 
 
+def overview(
+    truth: np.ndarray, prediction: np.ndarray, top_expert: np.ndarray, experts: Sequence[str], colours: list[Colour]
+) -> bytes:
+    """Truth, prediction and who decided, side by side; (H, W) each, experts counted from 0, -1 where none."""
+    figure = _figure(10.5, 4.2)
+    left, middle, right = figure.subplots(1, 3)
+    _show(left, paint(truth, colours), "truth (white: unlabelled)")
+    _show(middle, paint(prediction, colours), "prediction")
+    painted = expert_colours(len(experts))
+    top = np.ma.masked_less(top_expert, 0)
+    _show(right, top, "who decided (first level)", cmap=ListedColormap(painted), vmin=-0.5, vmax=len(painted) - 0.5)
+    _legend(figure, [(f"expert {i}: {n}", c) for i, (n, c) in enumerate(zip(experts, painted, strict=True))], 4)
+    return _png(figure)
+
+
 def split_map(train: np.ndarray, guard: np.ndarray, test: np.ndarray) -> bytes:
     """Where pixels train, test, or do neither."""
     figure = _figure(4.2, 4.4)

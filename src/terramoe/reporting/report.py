@@ -16,8 +16,16 @@ from terramoe.experiments import Experiment
 from terramoe.inference import predict_array, uncertainty_bands
 from terramoe.reporting import figures
 from terramoe.reporting.palette import class_colours
-from terramoe.reporting.wording import above_baselines, cost_row, next_command, percent, percent_interval, verdict
-from terramoe.storage import write_text
+from terramoe.reporting.wording import (
+    above_baselines,
+    cost_row,
+    mean_and_spread,
+    next_command,
+    percent,
+    percent_interval,
+    verdict,
+)
+from terramoe.storage import write_bytes, write_text
 
 
 def write_report(experiment: Experiment, path: str | Path) -> None:
@@ -25,7 +33,7 @@ def write_report(experiment: Experiment, path: str | Path) -> None:
     environment = Environment(
         loader=PackageLoader("terramoe", "reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"percent": percent, "interval": percent_interval}
+    environment.filters |= {"percent": percent, "interval": percent_interval, "mean_and_spread": mean_and_spread}
     template = environment.get_template("report.html.jinja")
     folder = str(Path(path).parent)
     text = template.render(
@@ -42,6 +50,16 @@ def write_report(experiment: Experiment, path: str | Path) -> None:
         next_command=next_command(experiment, folder),
     )
     write_text(path, text)
+
+
+def write_overview(experiment: Experiment, path: str | Path) -> None:
+    """A picture for a README: truth, prediction and the first routed layer's map of experts."""
+    scene, system = experiment.scene, experiment.predictor.system
+    whole = predict_array(experiment.predictor, scene.image, scene.valid)
+    prediction = np.where(scene.valid, whole.probability.argmax(axis=0) + 1, 0)
+    layer, maps = next(iter(whole.routing.items()))
+    colours = class_colours(scene.classes)
+    write_bytes(path, figures.overview(scene.labels, prediction, maps[0], system.expert_names(layer), colours))
 
 
 def _figures(experiment: Experiment) -> dict[str, str]:

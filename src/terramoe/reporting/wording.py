@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from terramoe.data.scenes import INDIAN_PINES
 from terramoe.evaluation import Interval
-from terramoe.experiments import Experiment
+from terramoe.experiments import Experiment, Scores
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -20,6 +21,12 @@ def percent_interval(interval: Interval) -> str:
     return f"{percent(interval.value)} [{percent(interval.low)}, {percent(interval.high)}]"
 
 
+def mean_and_spread(scores: Scores) -> str:
+    """ "68.2 ± 4.9" over seeds; the value alone for a single seed."""
+    mean, spread = scores.mean_and_spread
+    return f"{percent(mean)} ± {percent(spread)}" if len(scores.per_seed) > 1 else percent(mean)
+
+
 def verdict(experiment: Experiment) -> str:
     """The first sentence of the report."""
     if experiment.comparison is not None:
@@ -27,7 +34,7 @@ def verdict(experiment: Experiment) -> str:
     name, scores = next(iter(experiment.scores.items()))
     return (
         f"{name}: {percent_interval(scores.overall)} % overall accuracy. No control was trained, so this says nothing "
-        "about routing: add --twin."
+        "about routing: add --twin true."
     )
 
 
@@ -69,5 +76,7 @@ def cost_row(experiment: Experiment, name: str) -> dict[str, str]:
 
 
 def next_command(experiment: Experiment, folder: str) -> str:
-    """What to type next."""
-    return f"terramoe predict {folder} YOUR.tif -o maps"
+    """What to type next: after the packaged scene one's own, after one's own scene a map."""
+    if experiment.scene.name == INDIAN_PINES:
+        return "terramoe fit YOUR_IMAGE.tif YOUR_LABELS.tif -o run --twin true"
+    return f"terramoe predict {folder} YOUR_IMAGE.tif -o maps"

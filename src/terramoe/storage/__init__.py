@@ -1,6 +1,6 @@
 """Files: ``atomic`` writes, ``model_file`` and ``state_file`` (safetensors), ``geotiff`` (COG), ``run_folder``."""
 
-from terramoe.storage.atomic import atomic_path, sha256_of, write_checksum, write_json, write_text
+from terramoe.storage.atomic import atomic_path, sha256_of, write_bytes, write_checksum, write_json, write_text
 from terramoe.storage.geotiff import RasterForm, RasterWriter, cog_writer, quiet_without_georeference, write_cog
 from terramoe.storage.model_file import StoredModel, load_model, save_model
 from terramoe.storage.run_folder import RunFolder
@@ -19,6 +19,7 @@ __all__ = [
     "save_model",
     "save_state",
     "sha256_of",
+    "write_bytes",
     "write_checksum",
     "write_cog",
     "write_json",

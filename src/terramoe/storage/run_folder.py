@@ -39,6 +39,10 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def overview(self) -> Path:
+        return self.path / "overview.png"
+
+    @property
     def config(self) -> Path:
         return self.path / "config.yaml"
 

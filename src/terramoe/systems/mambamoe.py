@@ -164,10 +164,9 @@ class MambaMoE(System):
         levels = [output.prediction, output.extras["level2"], output.extras["level3"]]
         if not self.config.uncertainty_sampling:
             return {"task": sum(pixel_cross_entropy(out, labels) for out in levels)}
-        sampled = [
-            pixel_cross_entropy(out, masked_labels(labels, torch.bernoulli(uncertainty(out, labels)) > 0))
-            for out in levels
-        ]
+        chances = [uncertainty(out, labels) for out in levels]
+        drawn = [masked_labels(labels, torch.rand_like(chance) < chance) for chance in chances]
+        sampled = [pixel_cross_entropy(out, kept) for out, kept in zip(levels, drawn, strict=True)]
         return {"task": sum(sampled) + pixel_cross_entropy(levels[-1], labels)}
 
     @classmethod
