@@ -19,6 +19,7 @@ from terramoe.evaluation import (
     f1,
     interval,
     kappa,
+    merge_blocks,
     overall_accuracy,
     precision,
     recall,
@@ -116,7 +117,12 @@ def test_verdicts(gain, spread, verdict):
     other = base + gain + spread * generator.normal(size=60)
     pixels = 100_000
     found = compare(
-        "A", "B", blocks_of(np.clip(other, 0, 1), pixels), blocks_of(base, pixels), np.repeat([0, 1, 2], 20)
+        "A",
+        "B",
+        blocks_of(np.clip(other, 0, 1), pixels),
+        blocks_of(base, pixels),
+        np.repeat([0, 1, 2], 20),
+        np.arange(60),
     )
     assert found.verdict == verdict
     assert found.sentence.lower().startswith(verdict)
@@ -125,11 +131,22 @@ def test_verdicts(gain, spread, verdict):
     assert found.overall.low <= found.overall.value <= found.overall.high
 
 
+def test_testing_the_same_blocks_again_does_not_shorten_the_interval():
+    generator = np.random.default_rng(2)
+    a, b = (blocks_of(generator.uniform(0.4, 0.9, 20)) for _ in range(2))
+    once = compare("A", "B", a, b, np.zeros(20), np.arange(20))
+    seeds, rows = np.repeat([0, 1, 2, 3], 20), np.tile(np.arange(20), 4)
+    four_times = compare("A", "B", np.tile(a, (4, 1, 1)), np.tile(b, (4, 1, 1)), seeds, rows)
+    assert four_times.overall.low == pytest.approx(once.overall.low)
+    assert four_times.overall.high == pytest.approx(once.overall.high)
+    assert (merge_blocks(np.tile(a, (4, 1, 1)), rows) == 4 * a).all()
+
+
 def test_swapping_the_models_mirrors_the_comparison():
     generator = np.random.default_rng(1)
     a, b = (blocks_of(generator.uniform(0.4, 0.9, 20)) for _ in range(2))
-    seeds = np.zeros(20)
-    ab, ba = compare("A", "B", a, b, seeds), compare("B", "A", b, a, seeds)
+    seeds, rows = np.zeros(20), np.arange(20)
+    ab, ba = compare("A", "B", a, b, seeds, rows), compare("B", "A", b, a, seeds, rows)
     assert ab.overall.value == pytest.approx(-ba.overall.value)
     assert ab.overall.low == pytest.approx(-ba.overall.high)
     assert ab.above == ba.below

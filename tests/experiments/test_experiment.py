@@ -17,11 +17,13 @@ from terramoe.evaluation import overall_accuracy
 from terramoe.experiments import (
     Plan,
     SplitSettings,
+    assess,
     audit,
     check_plan,
     demo_plan,
     evaluate_model,
     metrics_csv,
+    pool,
     run_experiment,
     train_on_scene,
     write_run,
@@ -61,6 +63,17 @@ def test_each_seed_tests_its_own_fold_and_all_models_the_same(run, scene):
         for a in assessments:
             assert len(a.truth) == expected[a.fold].test.sum() == a.counts.sum()
             np.testing.assert_array_equal(a.truth, scene.labels[expected[a.fold].test])
+
+
+def test_seeds_beyond_the_folds_share_blocks_and_are_drawn_together(scene):
+    plan = make_plan(seeds=4, twin=False)
+    folds = plan.folds(scene)
+    assert folds[3].digest() == folds[0].digest()
+    predictor, history = train_on_scene(plan, scene, folds[0], 0)
+    one = assess(predictor, scene, folds[0], history, 0)
+    twice = pool([one, dataclasses.replace(one, seed=3)])
+    assert twice.overall == pool([one]).overall
+    assert (twice.counts == 2 * pool([one]).counts).all()
 
 
 def test_scores_follow_from_the_stored_probabilities(run):

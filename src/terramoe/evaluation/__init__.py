@@ -7,7 +7,7 @@ from terramoe.evaluation.alignment import Alignment, class_expert_alignment
 from terramoe.evaluation.calibration import Reliability, reliability
 from terramoe.evaluation.comparison import Comparison, compare
 from terramoe.evaluation.cost import Cost, active_parameters, peak_memory_mib, total_parameters
-from terramoe.evaluation.intervals import Interval, block_confusions, interval, resample
+from terramoe.evaluation.intervals import Interval, block_confusions, interval, merge_blocks, resample
 from terramoe.evaluation.metrics import average_accuracy, confusion, f1, kappa, overall_accuracy, precision, recall
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "f1",
     "interval",
     "kappa",
+    "merge_blocks",
     "overall_accuracy",
     "peak_memory_mib",
     "precision",

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from terramoe.evaluation.intervals import Interval, resample
+from terramoe.evaluation.intervals import Interval, merge_blocks, resample
 from terramoe.evaluation.metrics import average_accuracy, overall_accuracy
 
 Verdict = Literal["better", "tie", "worse", "cannot tell"]
@@ -43,7 +43,8 @@ def compare(
     name_b: str,
     counts_a: np.ndarray,
     counts_b: np.ndarray,
-    seed_of_block: np.ndarray,
+    seed_of_row: np.ndarray,
+    block_of_row: np.ndarray,
     *,
     rope: float = 0.5,
     draws: int = 5000,
@@ -52,17 +53,18 @@ def compare(
     """Compare two models on the same blocks.
 
     Args:
-        counts_a, counts_b: (blocks, K, K) confusion counts, row for row the same block of the same seed.
-        seed_of_block: (blocks,) the seed (or fold) that a row belongs to.
+        counts_a, counts_b: (rows, K, K) confusion counts, row for row the same block of the same seed.
+        seed_of_row, block_of_row: (rows,) the seed and the spatial block of a row; a block that several seeds test is
+            drawn with all of them.
         rope: in points of overall accuracy.
     """
     both = np.stack([counts_a, counts_b], axis=1)
-    sums = resample(both, draws, seed)
+    sums = resample(merge_blocks(both, block_of_row), draws, seed)
     overall_draws = 100 * (overall_accuracy(sums[:, 0]) - overall_accuracy(sums[:, 1]))
     average_draws = 100 * (average_accuracy(sums[:, 0]) - average_accuracy(sums[:, 1]))
     overall = _interval(_points(overall_accuracy, both.sum(0)), overall_draws)
     average = _interval(_points(average_accuracy, both.sum(0)), average_draws)
-    per_seed = tuple(_points(overall_accuracy, both[seed_of_block == s].sum(0)) for s in np.unique(seed_of_block))
+    per_seed = tuple(_points(overall_accuracy, both[seed_of_row == s].sum(0)) for s in np.unique(seed_of_row))
     verdict = _verdict(overall, rope)
     return Comparison(
         overall=overall,

@@ -26,6 +26,14 @@ def block_confusions(truth: np.ndarray, prediction: np.ndarray, blocks: np.ndarr
     return np.stack([confusion(truth[blocks == b], prediction[blocks == b], classes) for b in np.unique(blocks)])
 
 
+def merge_blocks(counts: np.ndarray, block_of_row: np.ndarray) -> np.ndarray:
+    """Sum rows of the same spatial block: (rows, ...) -> (blocks, ...).
+
+    Several seeds may test the same block; their rows are no independent draws, so a bootstrap must take them together.
+    """
+    return np.stack([counts[block_of_row == block].sum(0) for block in np.unique(block_of_row)])
+
+
 def resample(counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """(blocks, ...) counts -> (draws, ...): sums over blocks drawn with replacement.
 

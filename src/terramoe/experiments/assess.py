@@ -21,6 +21,7 @@ from terramoe.evaluation import (
     f1,
     interval,
     kappa,
+    merge_blocks,
     overall_accuracy,
     peak_memory_mib,
     recall,
@@ -39,6 +40,7 @@ class Assessment:
     Attributes:
         seed, fold: of the run.
         counts: (blocks, K, K) confusion counts of each test block.
+        blocks: (blocks,) their ids in the split.
         truth: (N,) classes 1..K. probability: (N, K).
         tile: the prediction behind the scores, with the training pixels hidden from the network.
         statistics: per routed layer, over all windows of that prediction.
@@ -48,6 +50,7 @@ class Assessment:
     seed: int
     fold: int
     counts: np.ndarray
+    blocks: np.ndarray
     truth: np.ndarray
     probability: np.ndarray
     tile: PredictedTile
@@ -75,8 +78,9 @@ def assess(predictor: Predictor, scene: Scene, split: Split, history: History, s
         predict_seconds=seconds,
         peak_mib=peak_memory_mib(),
     )
-    counts = block_confusions(truth, probability.argmax(1) + 1, split.blocks[split.test], scene.classes)
-    return Assessment(seed, split.fold, counts, truth, probability, tile, statistics, cost, history)
+    blocks = split.blocks[split.test]
+    counts = block_confusions(truth, probability.argmax(1) + 1, blocks, scene.classes)
+    return Assessment(seed, split.fold, counts, np.unique(blocks), truth, probability, tile, statistics, cost, history)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,9 @@ class Scores:
 
 def pool(assessments: Sequence[Assessment]) -> Scores:
     """Pool the runs of one model."""
-    counts = np.concatenate([a.counts for a in assessments])
+    counts = merge_blocks(
+        np.concatenate([a.counts for a in assessments]), np.concatenate([a.blocks for a in assessments])
+    )
     return Scores(
         overall=interval(overall_accuracy, counts),
         average=interval(average_accuracy, counts),

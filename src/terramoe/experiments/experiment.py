@@ -213,7 +213,8 @@ def _compare(runs: Mapping[str, list[Assessment]]) -> Comparison:
     (name, ours), (twin, theirs) = runs.items()
     seeds = np.concatenate([np.full(len(a.counts), a.seed) for a in ours])
     stacked = [np.concatenate([a.counts for a in side]) for side in (ours, theirs)]
-    return compare(name, f"its {twin}", *stacked, seeds)
+    blocks = np.concatenate([a.blocks for a in ours])
+    return compare(name, f"its {twin}", *stacked, seeds, blocks)
 
 
 def _facts(scene: Scene, folds: Mapping[int, Split]) -> dict[str, Any]:
