@@ -72,11 +72,13 @@ def test_fit_writes_a_run_and_names_the_next_command(run, files, capsys):
 
 
 def test_predict_writes_maps_on_the_grid_of_the_raster(run, files, tmp_path, capsys):
-    assert main(["predict", str(run), str(files / "image.tif"), "-o", str(tmp_path / "maps"), "--probability"]) == 0
+    deep = tmp_path / ("a-name-that-is-longer-than-a-terminal-is-wide" * 2)
+    assert main(["predict", str(run), str(files / "image.tif"), "-o", str(deep), "--probability"]) == 0
+    printed = capsys.readouterr().out.splitlines()
     for name in ("prediction", "experts", "uncertainty", "probability"):
-        with rasterio.open(tmp_path / "maps" / f"{name}.tif") as file, rasterio.open(files / "image.tif") as source:
+        with rasterio.open(deep / f"{name}.tif") as file, rasterio.open(files / "image.tif") as source:
             assert (file.crs, file.transform, file.shape) == (source.crs, source.transform, source.shape)
-        assert f"{name}.tif" in capsys.readouterr().out or name != "prediction"
+        assert str(deep / f"{name}.tif") in printed
 
 
 def test_evaluate_prints_json(run, files, capsys):

@@ -45,5 +45,5 @@ def run(argv: list[str]) -> int:
             on_tile=lambda done: progress.update(task, completed=done),
         )
     for path in paths:
-        console.print(path, highlight=False)
+        console.print(str(path), highlight=False, soft_wrap=True)  # a path must stay in one piece
     return 0
