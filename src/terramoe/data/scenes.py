@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -144,4 +144,4 @@ def indian_pines() -> Scene:
     scene = load_scene(
         folder / "Indian_pines_corrected.npy", folder / "Indian_pines_gt.npy", class_names=INDIAN_PINES_CLASSES
     )
-    return Scene(**{**vars(scene), "name": INDIAN_PINES})
+    return replace(scene, name=INDIAN_PINES)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from terramoe.evaluation.intervals import Interval, merge_blocks, resample
+from terramoe.evaluation.intervals import Interval, Statistic, merge_blocks, resample
 from terramoe.evaluation.metrics import average_accuracy, overall_accuracy
 
 Verdict = Literal["better", "tie", "worse", "cannot tell"]
@@ -79,7 +79,7 @@ def compare(
     )
 
 
-def _points(statistic: object, pair: np.ndarray) -> float:
+def _points(statistic: Statistic, pair: np.ndarray) -> float:
     return float(100 * (statistic(pair[0]) - statistic(pair[1])))
 
 

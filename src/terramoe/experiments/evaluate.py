@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,7 @@ def evaluate_model(model: str | Path, scene: Scene) -> Evaluation:
     """
     predictor = load_predictor(model)
     labels = _labels_of_model(scene, predictor.class_values)
-    scene = Scene(
-        **{
-            **vars(scene),
-            "labels": labels,
-            "class_values": predictor.class_values,
-            "class_names": predictor.class_names,
-        }
-    )
+    scene = replace(scene, labels=labels, class_values=predictor.class_values, class_names=predictor.class_names)
     split = _split_of_run(Path(model), scene)
     which = "the test pixels of its run, training pixels hidden"
     if split is None:

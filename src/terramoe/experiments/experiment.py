@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
@@ -136,8 +136,7 @@ def write_run(experiment: Experiment, folder: RunFolder, colours: list[tuple[int
     """Write all files of a run but the report: model, maps, split, configuration, metrics and, last, the card."""
     plan, scene = experiment.plan, experiment.scene
     experiment.predictor.save(folder.path)
-    raster = raster_of(scene.name, scene.image, scene.valid)
-    raster = type(raster)(**{**vars(raster), "crs": scene.crs, "transform": scene.transform})
+    raster = replace(raster_of(scene.name, scene.image, scene.valid), crs=scene.crs, transform=scene.transform)
     write_maps(experiment.predictor, raster, folder.path, colours=colours)
     split = experiment.folds[plan.train.seed]
     kinds = (1 * split.train + 2 * split.guard + 3 * split.test).astype(np.uint8)
