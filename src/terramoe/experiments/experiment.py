@@ -21,7 +21,7 @@ from terramoe.evaluation import Alignment, Comparison, compare
 from terramoe.experiments.assess import Assessment, Scores, assess, pool, routing_follows
 from terramoe.experiments.plan import Plan, scene_digest
 from terramoe.experiments.train import train_on_scene
-from terramoe.inference import Predictor, write_maps
+from terramoe.inference import PredictedTile, Predictor, predict_array, write_maps
 from terramoe.storage import RasterForm, RunFolder, write_cog, write_json, write_text
 from terramoe.systems import Card, card
 
@@ -60,6 +60,7 @@ class Experiment:
         scores: pooled, by model name.
         comparison: system against twin, or None.
         predictor: the first seed's model, which is saved and draws the maps.
+        whole: its prediction of the whole scene with nothing hidden, as the maps show it.
         alignments: what its routing follows, per layer.
         facts: of the run's card: versions, machine, digests.
     """
@@ -73,6 +74,7 @@ class Experiment:
     scores: dict[str, Scores]
     comparison: Comparison | None
     predictor: Predictor
+    whole: PredictedTile
     alignments: dict[str, Alignment]
     facts: dict[str, Any]
 
@@ -121,6 +123,7 @@ def run_experiment(
         scores={name: pool(assessments) for name, assessments in runs.items()},
         comparison=_compare(runs) if plan.twin else None,
         predictor=first,
+        whole=predict_array(first, scene.image, scene.valid),
         alignments=routing_follows(runs[system_card.name][0], scene, folds[plan.train.seed]),
         facts=_facts(scene, folds),
     )

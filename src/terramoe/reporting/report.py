@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from terramoe._version import __version__
 from terramoe.data import missing_classes
 from terramoe.experiments import Experiment
-from terramoe.inference import predict_array, uncertainty_bands
+from terramoe.inference import uncertainty_bands
 from terramoe.reporting import figures
 from terramoe.reporting.palette import class_colours
 from terramoe.reporting.wording import (
@@ -55,7 +55,7 @@ def write_report(experiment: Experiment, path: str | Path) -> None:
 def write_overview(experiment: Experiment, path: str | Path) -> None:
     """A picture for a README: truth, prediction and the first routed layer's map of experts."""
     scene, system = experiment.scene, experiment.predictor.system
-    whole = predict_array(experiment.predictor, scene.image, scene.valid)
+    whole = experiment.whole
     prediction = np.where(scene.valid, whole.probability.argmax(axis=0) + 1, 0)
     layer, maps = next(iter(whole.routing.items()))
     colours = class_colours(scene.classes)
@@ -68,7 +68,7 @@ def _figures(experiment: Experiment) -> dict[str, str]:
     name = experiment.card.name
     first, split = experiment.runs[name][0], experiment.folds[plan.train.seed]
     colours = class_colours(scene.classes)
-    whole = predict_array(experiment.predictor, scene.image, scene.valid)
+    whole = experiment.whole
     shown = np.where(scene.valid, whole.probability.argmax(axis=0) + 1, 0)
     scored = first.tile.probability.argmax(axis=0) + 1
     outcome = np.where(split.test, scored, shown)  # test pixels as they were scored, with training pixels hidden
