@@ -1,7 +1,11 @@
 """All executors compute the same function: values and gradients, in float64, for every kind of routing."""
 
+import itertools
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from terramoe.errors import RoutingError
@@ -13,10 +17,13 @@ from terramoe.moe import (
     ModuleBank,
     MoELayer,
     RandomK,
+    RouteInput,
     StackedFFN,
     TopK,
     weighing,
 )
+from terramoe.moe.experts.activations import ACTIVATIONS
+from terramoe.moe.experts.layout import lay_out
 
 SELECTORS = {"top1": TopK(1), "top2": TopK(2), "all": All(), "random": RandomK(2)}
 CAPACITIES = {"dropless": None, "tight": FixedCapacity(0.6), "priority": FixedCapacity(0.6, order="priority")}
@@ -24,13 +31,14 @@ SHAPES = {"rows": (13, 6), "windows": (13, 2, 3, 6), "one item": (1, 6), "no ite
 OTHERS = [name for name in EXECUTORS if name != "loop"]
 
 
-def run(executor, selector, capacity, shape, mask=None, bank=None):
+def run(executor, selector, capacity, shape, mask=None, **bank):
     torch.manual_seed(1)
     layer = MoELayer(
-        LinearScorer(6, 4), StackedFFN(4, 6, 7, 5), selector=selector, capacity=capacity, executor=executor
+        LinearScorer(6, 4), StackedFFN(4, 6, 7, 5, **bank), selector=selector, capacity=capacity, executor=executor
     ).double()
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    y, routing = layer(x, mask=mask)
+    routing = layer.route(RouteInput(x, mask))
+    y = layer.executor(x, routing, layer.bank)
     (y * torch.linspace(1, 2, 5, dtype=torch.float64)).sum().backward()
     grads = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in layer.named_parameters()}
     return y.detach(), {**grads, "x": x.grad}, routing
@@ -47,6 +55,51 @@ def test_agree_with_the_loop(executor, selector, capacity, shape):
     torch.testing.assert_close(y, y_ref, rtol=1e-10, atol=1e-12)
     for name, grad in grads_ref.items():
         torch.testing.assert_close(grads[name], grad, rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("executor", OTHERS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_agree_with_the_loop_for_every_activation(executor, bias, activation):
+    case, mask = (TopK(2), None, (13, 6)), torch.arange(13) % 4 != 0
+    y_ref, grads_ref, _ = run("loop", *case, mask, activation=activation, bias=bias)
+    y, grads, _ = run(executor, *case, mask, activation=activation, bias=bias)
+    torch.testing.assert_close(y, y_ref, rtol=1e-10, atol=1e-12)
+    for name, grad in grads_ref.items():
+        torch.testing.assert_close(grads[name], grad, rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@given(
+    counts=st.lists(st.integers(0, 40), min_size=1, max_size=12), rows=st.integers(2, 30), flops=st.integers(1, 10**7)
+)
+@settings(max_examples=80, deadline=None)
+def test_blocks_hold_every_pair_once_and_keep_experts_apart(counts, rows, flops):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("terramoe.moe.experts.layout.BLOCK_ROWS", rows)
+        layout = lay_out(counts, 1, flops, torch.device("cpu"))
+    expert_of_row = torch.full((layout.size,), -1)
+    for block in layout.blocks:
+        start = block.start
+        for expert, end in enumerate(block.ends, block.first_expert):
+            assert (expert_of_row[start : block.start + end] == -1).all()
+            expert_of_row[start : block.start + end] = expert
+            start = block.start + end
+        assert start == block.stop
+    assert all(a.stop == b.start for a, b in itertools.pairwise(layout.blocks))
+    expert = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    assert layout.collect(expert_of_row).tolist() == expert.tolist()
+    assert layout.collect(layout.spread(expert)).tolist() == expert.tolist()
+
+
+@pytest.mark.parametrize("rows", [2, 5, 100])
+@pytest.mark.parametrize("call_flops", [0, 1e9])  # never pad, always pad
+def test_agree_with_the_loop_across_blocks(monkeypatch, rows, call_flops):
+    monkeypatch.setattr("terramoe.moe.experts.layout.BLOCK_ROWS", rows)
+    monkeypatch.setattr("terramoe.moe.experts.layout.CALL_FLOPS", call_flops)
+    for selector, capacity, shape in itertools.product(SELECTORS, CAPACITIES, SHAPES):
+        test_agree_with_the_loop("grouped", selector, capacity, shape)
+    for activation in ACTIVATIONS:
+        test_agree_with_the_loop_for_every_activation("grouped", True, activation)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
@@ -76,20 +129,20 @@ def test_a_masked_item_harms_nobody_and_gives_zero(executor, junk):
     assert (y[4] == 0).all()
 
 
-@pytest.mark.parametrize("executor", ["loop", "grouped", "gather"])
-def test_an_unmasked_nan_item_harms_only_itself(executor):
+@pytest.mark.parametrize("executor", ["auto", "loop", "grouped", "gather", "padded"])
+def test_a_nan_item_under_a_given_routing_harms_only_itself(executor):
     torch.manual_seed(0)
     layer = MoELayer(LinearScorer(6, 4), StackedFFN(4, 6, 7), executor=executor)
     x = torch.randn(9, 6)
-    clean, _ = layer(x)
+    clean, routing = layer(x)
     x[4] = torch.nan
-    y, _ = layer(x)
+    y, _ = layer(x, routing)
     others = torch.arange(9) != 4
     torch.testing.assert_close(y[others], clean[others])
     assert y[4].isnan().all()
 
 
-@pytest.mark.parametrize("executor", ["loop", "grouped", "dense"])
+@pytest.mark.parametrize("executor", ["auto", "loop", "grouped", "dense", "padded"])
 def test_a_bank_of_unlike_modules(executor):
     torch.manual_seed(0)
     experts = [nn.Linear(6, 3), nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 3)), nn.Linear(6, 3)]
@@ -152,7 +205,10 @@ def build(experts_scored=4, **parts):
         (lambda: build(selector=TopK(5))(torch.randn(2, 6)), "k = 5 with 4"),
         (lambda: build()(torch.randn(2, 5)), "5 channels.*expects 6"),
         (lambda: build(experts_scored=3)(torch.randn(2, 6)), "3 logits for 4 experts"),
+        (lambda: build()(torch.full((2, 6), torch.nan)), "2 of 2 items give NaN logits.*mask="),
+        (lambda: build()(torch.empty(0, 6)), "batch is empty"),
         (lambda: ModuleBank([]), "no experts"),
+        (lambda: StackedFFN(2, 3, 4, activation="tanh"), "no activation 'tanh'"),
     ],
 )
 def test_bad_input_is_one_error_of_ours(make, message):

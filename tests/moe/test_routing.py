@@ -38,7 +38,7 @@ def test_rows_are_rank_major_then_item_minor():
 
 @pytest.mark.parametrize("k", [1, 2, 4, 5, 6])
 def test_ties_go_to_the_lower_index(k):
-    pairs = TopK(k)(torch.zeros(3, 6))
+    pairs = TopK(k)(torch.zeros(3, 6), RouteInput(torch.zeros(3, 1)))
     assert pairs.expert.view(k, 3).T.tolist() == [list(range(k))] * 3
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from terramoe.errors import ConfigError, DataError, ModelFileError, SplitError
+from terramoe.errors import ConfigError, DataError, ModelFileError, SplitError, TerraMoEError
 from terramoe.storage import load_state, save_state
 from terramoe.systems import system_class
 from terramoe.training import SceneCrops, TrainSettings, batch_seed, fit
@@ -158,7 +158,7 @@ def test_a_state_with_other_weights_is_refused(tmp_path):
 
 def test_a_loss_that_explodes_is_our_error():
     crops = make_crops(image=torch.full((6, 30, 26), 3e38))
-    with pytest.raises(ConfigError, match="the loss became nan.*training step 0.*lower the learning rate"):
+    with pytest.raises(TerraMoEError, match="NaN logits.*lower the learning rate"):
         fit(make_system(), crops, SETTINGS)
 
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from terramoe.errors import RoutingError
 from terramoe.moe import links, weighing
-from terramoe.moe.executors import get_executor
+from terramoe.moe.executors import Executor, get_executor
 from terramoe.moe.experts import Bank
 from terramoe.moe.routing import RouteInput, Routing
 from terramoe.moe.selectors import Pairs, TopK
 
 Link = Callable[[Tensor], Tensor]
-Selector = Callable[[Tensor, Tensor | None], Pairs]
+Selector = Callable[[Tensor, RouteInput], Pairs]
 Weigh = Callable[[Tensor, Tensor, Pairs], Tensor]
 Capacity = Callable[[Routing, Tensor | None], Routing]
 
@@ -24,16 +24,16 @@ class MoELayer(nn.Module):
     """``scorer -> link -> selector -> weigh -> capacity -> executor(bank) -> y``.
 
     The layer returns its routing beside its output; it stores nothing. A named method of the literature is a choice
-    of these parts.
+    of these parts (``recipes``).
 
     Args:
         scorer: ``RouteInput -> Scores`` (logits).
         bank: the experts.
-        selector: ``(choice, mask) -> Pairs``; top-2 unless given.
+        selector: ``(choice, inp) -> Pairs``; top-2 unless given.
         link: logits to probabilities; softmax unless given.
         weigh: combine weight of a chosen pair; the raw probability unless given.
         capacity: sets what is dropped; None drops nothing.
-        executor: "loop", "grouped", "gather" or "dense"; they differ in speed only.
+        executor: "auto", "loop", "grouped", "gather", "dense", "padded", or a callable; they differ in speed only.
     """
 
     def __init__(
@@ -45,28 +45,23 @@ class MoELayer(nn.Module):
         link: Link = links.softmax,
         weigh: Weigh = weighing.raw,
         capacity: Capacity | None = None,
-        executor: str = "grouped",
+        executor: str | Executor = "auto",
     ) -> None:
         super().__init__()
         self.scorer, self.bank = scorer, bank
         self.selector = TopK(min(2, bank.num_experts)) if selector is None else selector
         self.link, self.weigh, self.capacity = link, weigh, capacity
-        self.executor = get_executor(executor)
+        self.executor = get_executor(executor) if isinstance(executor, str) else executor
 
     def route(self, inp: RouteInput) -> Routing:
         """Decide for T items, without running an expert."""
         scores = self.scorer(inp)
-        if scores.logits.shape[-1] != self.bank.num_experts:
-            raise RoutingError(
-                f"the scorer gives {scores.logits.shape[-1]} logits for {self.bank.num_experts} experts",
-                where="MoELayer",
-                fix="build scorer and bank with the same number of experts",
-            )
+        self._check(scores.logits, inp)
         with torch.autocast(scores.logits.device.type, enabled=False):
             probs = self.link(scores.logits)
-            # Choose by logits: every link is increasing, and two logits may differ where their probabilities round
-            # to the same float.
-            pairs = self.selector(scores.logits, inp.mask)
+            # Where the order is all that counts, choose by logits: every link is increasing, and two logits may
+            # differ where their probabilities round to the same float.
+            pairs = self.selector(probs if self.selector.needs == "probs" else scores.logits, inp)
             routing = Routing(
                 logits=scores.logits,
                 probs=probs,
@@ -78,6 +73,8 @@ class MoELayer(nn.Module):
                 mask=inp.mask,
                 clean_logits=scores.clean,
                 noise_std=scores.noise_std,
+                keys=inp.keys,
+                fixed_k=pairs.fixed_k,
             )
             return routing if self.capacity is None else self.capacity(routing, inp.group)
 
@@ -99,7 +96,16 @@ class MoELayer(nn.Module):
 
         Returns:
             y (T, ..., D_out), 0 where no expert was reached, and the routing that made it.
+
+        Raises:
+            RoutingError: no items; NaN in an item that is not masked; a width, key or routing that does not fit.
         """
+        if x.shape[0] == 0 and not getattr(self.executor, "collective", False):
+            raise RoutingError(
+                f"the batch is empty: items have shape {tuple(x.shape)}",
+                where="MoELayer",
+                fix="skip empty batches, or pass at least one item and mask it",
+            )
         if routing is None:
             routing = self.route(RouteInput(x, mask, group, keys or {}))
         elif routing.num_items != x.shape[0]:
@@ -108,4 +114,33 @@ class MoELayer(nn.Module):
                 where="MoELayer",
                 fix="replay a routing on the items that it was made for",
             )
+        elif routing.num_experts != self.num_experts:
+            raise RoutingError(
+                f"the given routing is over {routing.num_experts} experts, the layer has {self.num_experts}",
+                where="MoELayer",
+                fix="replay a routing on a layer with as many experts",
+            )
         return self.executor(x, routing, self.bank), routing
+
+    @property
+    def num_experts(self) -> int:
+        """E, over all processes where the experts are spread over several."""
+        return getattr(self.executor, "num_experts", self.bank.num_experts)
+
+    def _check(self, logits: Tensor, inp: RouteInput) -> None:
+        if logits.shape[-1] != self.num_experts:
+            raise RoutingError(
+                f"the scorer gives {logits.shape[-1]} logits for {self.num_experts} experts",
+                where="MoELayer",
+                fix="build scorer and bank with the same number of experts",
+            )
+        if torch.compiler.is_compiling():  # a traced graph cannot raise on values
+            return
+        if logits.sum().isnan():  # cheap; opposite infinities look the same here, so look closer
+            bad = logits.isnan().any(-1) & (inp.mask if inp.mask is not None else True)
+            if bad.any():
+                raise RoutingError(
+                    f"{int(bad.sum())} of {bad.numel()} items give NaN logits, first item {int(bad.nonzero()[0])}",
+                    where=type(self.scorer).__name__,
+                    fix="pass mask= with False for nodata items; in training, lower the learning rate",
+                )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def softmax(logits: Tensor) -> Tensor:
     """Probabilities that sum to 1 over the experts."""
-    return torch.softmax(logits, dim=-1)
+    return torch.softmax(logits.T, dim=0).T  # over the first dimension it runs for many items at once
 
 
 def sigmoid(logits: Tensor) -> Tensor:

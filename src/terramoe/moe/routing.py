@@ -79,6 +79,8 @@ class Routing:
         slot: (N,) int64 place in the expert's buffer (-1 where dropped), or None without capacity.
         mask: (T,) bool, False where the item was never to be routed, or None.
         clean_logits, noise_std: (T, E) mean and standard deviation of noisy logits, or None without noise.
+        keys: what the router was told besides the items, as objectives by sensor, task or season need it.
+        fixed_k: k where the rows are exactly every item times k choices (dropped ones included), else None.
     """
 
     logits: Tensor
@@ -92,6 +94,8 @@ class Routing:
     mask: Tensor | None = None
     clean_logits: Tensor | None = None
     noise_std: Tensor | None = None
+    keys: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+    fixed_k: int | None = None
 
     @property
     def num_items(self) -> int:
@@ -104,6 +108,8 @@ class Routing:
     @property
     def num_choices(self) -> int:
         """The largest number of experts that one item chose (k for top-k)."""
+        if self.fixed_k is not None:
+            return self.fixed_k
         return int(self.rank.max()) + 1 if self.rank.numel() else 0
 
     def valid(self) -> Tensor:
@@ -166,8 +172,8 @@ class Routing:
 
     def detach(self) -> Routing:
         """The same record without gradients, for statistics and maps."""
-        tensors = {name: value.detach() for name, value in vars(self).items() if value is not None}
-        return replace(self, **tensors)
+        tensors = {name: value.detach() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, keys={name: value.detach() for name, value in self.keys.items()})
 
     def _kept_weight(self) -> Tensor:
         """(T, E) weights of kept pairs, -inf elsewhere (a kept weight may itself be 0)."""

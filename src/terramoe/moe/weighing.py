@@ -14,14 +14,13 @@ from terramoe.moe.selectors.pairs import Pairs
 
 def raw(probs: Tensor, logits: Tensor, pairs: Pairs) -> Tensor:
     """The probability itself (Switch Transformers, 2021, arXiv 2101.03961)."""
-    return probs[pairs.item, pairs.expert]
+    return pairs.take(probs)
 
 
 def renormalised(probs: Tensor, logits: Tensor, pairs: Pairs) -> Tensor:
     """Probabilities divided by their sum over the item's chosen experts (GShard, 2020, arXiv 2006.16668)."""
-    chosen = raw(probs, logits, pairs)
-    total = chosen.new_zeros(probs.shape[0]).index_add(0, pairs.item, chosen)
-    return chosen / total[pairs.item].clamp_min(torch.finfo(chosen.dtype).tiny)
+    chosen = pairs.take(probs)
+    return chosen / pairs.total(chosen, probs.shape[0]).clamp_min(torch.finfo(chosen.dtype).tiny)
 
 
 def softmax_selected(probs: Tensor, logits: Tensor, pairs: Pairs) -> Tensor:
@@ -29,13 +28,12 @@ def softmax_selected(probs: Tensor, logits: Tensor, pairs: Pairs) -> Tensor:
 
     Equal to ``renormalised`` when the link is softmax, and stable for large logits.
     """
-    chosen = logits[pairs.item, pairs.expert]
+    chosen = pairs.take(logits)
     top = torch.full_like(logits[:, 0], -torch.inf).scatter_reduce(0, pairs.item, chosen.detach(), "amax")
     exp = torch.exp(chosen - top[pairs.item])
-    total = exp.new_zeros(logits.shape[0]).index_add(0, pairs.item, exp)
-    return exp / total[pairs.item]
+    return exp / pairs.total(exp, logits.shape[0])
 
 
 def ones(probs: Tensor, logits: Tensor, pairs: Pairs) -> Tensor:
     """Weight 1 for every chosen expert: the outputs are summed, and the router gets no task gradient."""
-    return torch.ones_like(probs[pairs.item, pairs.expert])
+    return probs.new_ones(pairs.item.shape)

@@ -5,16 +5,25 @@ from collections.abc import Callable
 from torch import Tensor
 
 from terramoe.errors import RoutingError
+from terramoe.moe.executors.auto import auto
 from terramoe.moe.executors.dense import dense
 from terramoe.moe.executors.gather import gather
 from terramoe.moe.executors.grouped import grouped
 from terramoe.moe.executors.loop import loop
+from terramoe.moe.executors.padded import padded
 from terramoe.moe.experts import Bank
 from terramoe.moe.routing import Routing
 
 Executor = Callable[[Tensor, Routing, Bank], Tensor]
 
-EXECUTORS: dict[str, Executor] = {"loop": loop, "grouped": grouped, "gather": gather, "dense": dense}
+EXECUTORS: dict[str, Executor] = {
+    "auto": auto,
+    "loop": loop,
+    "grouped": grouped,
+    "gather": gather,
+    "dense": dense,
+    "padded": padded,
+}
 
 
 def get_executor(name: str) -> Executor:
@@ -24,4 +33,4 @@ def get_executor(name: str) -> Executor:
     return EXECUTORS[name]
 
 
-__all__ = ["EXECUTORS", "Executor", "dense", "gather", "get_executor", "grouped", "loop"]
+__all__ = ["EXECUTORS", "Executor", "auto", "dense", "gather", "get_executor", "grouped", "loop", "padded"]

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from terramoe.errors import RoutingError
+from terramoe.moe.sorting import SortedPairs, combine_rows, take_rows
 
 
 class Bank(nn.Module):
     """E functions of the same input and output shape. A subclass must give ``run``; the rest follows from it.
 
-    ``run_sorted`` and ``run_all`` may be overridden by something faster; ``run_each`` exists only where the weights
-    of single rows can be gathered.
+    Whatever else is here may be overridden by something faster; ``run_each`` exists only where the weights of single
+    rows can be gathered.
     """
 
     num_experts: int
@@ -39,6 +40,14 @@ class Bank(nn.Module):
             where=type(self).__name__,
             fix="use the executor 'loop', 'grouped' or 'dense'",
         )
+
+    def run_padded(self, x: Tensor) -> Tensor:
+        """Rows already dealt to experts: (E, C, ..., D) -> (E, C, ..., D_out)."""
+        return torch.stack([self.run(e, rows) for e, rows in enumerate(x)])
+
+    def run_routed(self, x: Tensor, weight: Tensor, pairs: SortedPairs) -> Tensor:
+        """Items (T, ..., D), the record's weights (N,) -> weighted sums (T, ..., D_out); rows nobody reached are 0."""
+        return combine_rows(self.run_sorted(take_rows(x, pairs), pairs.counts), weight, pairs)
 
     def expert_parameters(self, expert: int) -> int:
         """Number of scalars in one expert's parameters; equal shares unless a subclass knows better."""

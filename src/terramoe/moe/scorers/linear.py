@@ -34,9 +34,11 @@ class LinearScorer(nn.Module):
                 fix="build the layer with the width of its input",
             )
         with torch.autocast(features.device.type, enabled=False):
-            weight = self.linear.weight.to(features.dtype)
-            bias = None if self.linear.bias is None else self.linear.bias.to(features.dtype)
-            return Scores(nn.functional.linear(features, weight, bias))
+            # (E, T) in memory: whatever runs over the few experts of an item then runs over many items at once.
+            logits_ET = self.linear.weight.to(features.dtype) @ features.T
+            if self.linear.bias is not None:
+                logits_ET = logits_ET + self.linear.bias.to(features.dtype)[:, None]
+            return Scores(logits_ET.T)
 
 
 class ZeroScorer(nn.Module):

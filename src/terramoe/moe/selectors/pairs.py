@@ -9,11 +9,28 @@ from torch import Tensor
 
 
 class Pairs(NamedTuple):
-    """N chosen pairs, rank-major then item-minor. All are (N,) int64."""
+    """N chosen pairs, rank-major then item-minor. ``item``, ``expert`` and ``rank`` are (N,) int64.
+
+    ``fixed_k`` is k where the rows are exactly every item times k choices, else None; it allows faster gathers.
+    """
 
     item: Tensor
     expert: Tensor
     rank: Tensor
+    fixed_k: int | None = None
+
+    def take(self, values: Tensor) -> Tensor:
+        """Values (T, E) of the chosen pairs: (N,). Differentiable."""
+        if self.fixed_k is None:
+            return values[self.item, self.expert]
+        # gather, because its backward is a scatter-add and not the slow general index_put
+        return values.T.gather(0, self.expert.view(self.fixed_k, -1)).reshape(-1)
+
+    def total(self, chosen: Tensor, num_items: int) -> Tensor:
+        """For each pair the sum of ``chosen`` (N,) over all pairs of its item: (N,). Differentiable."""
+        if self.fixed_k is None:
+            return chosen.new_zeros(num_items).index_add(0, self.item, chosen)[self.item]
+        return chosen.view(self.fixed_k, -1).sum(0).repeat(self.fixed_k)
 
 
 def pairs_from_choices(choices: Tensor, mask: Tensor | None = None) -> Pairs:
@@ -23,6 +40,16 @@ def pairs_from_choices(choices: Tensor, mask: Tensor | None = None) -> Pairs:
     rank = torch.arange(k, device=choices.device).repeat_interleave(items)
     expert = choices.T.reshape(-1)
     if mask is None:
-        return Pairs(item, expert, rank)
+        return Pairs(item, expert, rank, fixed_k=k)
     keep = mask[item]
     return Pairs(item[keep], expert[keep], rank[keep])
+
+
+def pairs_from_mask(chosen: Tensor, order_by: Tensor, mask: Tensor | None = None) -> Pairs:
+    """Pairs from a (T, E) bool choice, each item's experts ranked by ``order_by`` (T, E), ties to the lower index."""
+    if mask is not None:
+        chosen = chosen & mask[:, None]
+    ranked = torch.where(chosen, order_by.detach(), -torch.inf).sort(-1, descending=True, stable=True).indices
+    used = torch.arange(chosen.shape[1], device=chosen.device)[:, None] < chosen.sum(-1)  # (E, T): rank < count
+    rank, item = used.nonzero(as_tuple=True)
+    return Pairs(item, ranked[item, rank], rank)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from terramoe.moe.routing import RouteInput
 from terramoe.moe.selectors.pairs import Pairs
 from terramoe.moe.selectors.topk import TopK
 
@@ -20,10 +21,11 @@ class RandomK:
 
     k: int
     seed: int = 0
+    needs = "order"
     couples_items = False
 
-    def __call__(self, choice: Tensor, mask: Tensor | None = None) -> Pairs:
+    def __call__(self, choice: Tensor, inp: RouteInput) -> Pairs:
         """Scores (T, E), of which only the shape is used -> pairs."""
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.rand(choice.shape, generator=generator).to(choice.device)
-        return TopK(self.k)(noise, mask)
+        return TopK(self.k)(noise, inp)

@@ -8,22 +8,34 @@ import torch
 from torch import Tensor
 
 from terramoe.errors import RoutingError
+from terramoe.moe.routing import RouteInput
 from terramoe.moe.selectors.pairs import Pairs, pairs_from_choices
+
+# Above this k one full sort costs less than k passes over the scores.
+_MOST_PASSES = 8
 
 
 def ordered_top(scores: Tensor, k: int) -> Tensor:
     """(T, k) indices of the k largest scores of each row, largest first, ties to the lower index.
 
-    ``torch.topk`` leaves the order of ties open. ``argmax`` does not, and for the few experts that an item uses k
-    passes of it are also faster on a CPU.
+    ``torch.topk`` leaves the order of ties open and is slow on short rows. Here each pass finds the maximum over the
+    experts with plain comparisons, which a CPU runs for many items at once.
     """
-    if k > 4:
+    scores = scores.detach()
+    if k > _MOST_PASSES:
         return torch.sort(scores, dim=-1, descending=True, stable=True).indices[:, :k]
-    scores, columns = scores.detach(), []
-    for _ in range(k):
-        columns.append(scores.argmax(-1))
-        scores = scores.scatter(1, columns[-1][:, None], -torch.inf)
-    return torch.stack(columns, dim=1)
+    columns, left = [], scores.T.contiguous()  # (E, T): the items lie side by side in memory
+    experts = left.shape[0]
+    small = torch.uint8 if experts < 256 else torch.int16
+    countdown = torch.arange(experts, 0, -1, device=scores.device).to(small)[:, None]
+    for rank in range(k):
+        is_top = left == left.amax(0)
+        top = experts - (is_top * countdown).amax(0).to(torch.int64)  # the first of equal maxima counts down least
+        top = top.clamp_max(experts - 1)  # a row of NaN equals nothing
+        columns.append(top)
+        if rank + 1 < k:
+            left = left.scatter(0, top[None], -torch.inf)
+    return torch.stack(columns).T
 
 
 @dataclass(frozen=True)
@@ -31,24 +43,29 @@ class TopK:
     """Each item chooses its k best experts (Outrageously Large Neural Networks, 2017, arXiv 1701.06538)."""
 
     k: int
+    needs = "order"
     couples_items = False
 
-    def __call__(self, choice: Tensor, mask: Tensor | None = None) -> Pairs:
+    def __call__(self, choice: Tensor, inp: RouteInput) -> Pairs:
         """Scores (T, E) -> pairs. RoutingError when k is not in 1..E."""
-        experts = choice.shape[-1]
+        return pairs_from_choices(ordered_top(choice, self.checked_k(choice.shape[-1])), inp.mask)
+
+    def checked_k(self, experts: int) -> int:
+        """k, or RoutingError when there are fewer experts."""
         if not 1 <= self.k <= experts:
             raise RoutingError(
                 f"k = {self.k} with {experts} experts", where="selector TopK", fix=f"choose k in 1..{experts}"
             )
-        return pairs_from_choices(ordered_top(choice, self.k), mask)
+        return self.k
 
 
 @dataclass(frozen=True)
 class All:
     """Every item uses every expert: the dense mixture (Adaptive Mixtures of Local Experts, 1991)."""
 
+    needs = "order"
     couples_items = False
 
-    def __call__(self, choice: Tensor, mask: Tensor | None = None) -> Pairs:
+    def __call__(self, choice: Tensor, inp: RouteInput) -> Pairs:
         """Scores (T, E) -> T x E pairs, ranked by score."""
-        return pairs_from_choices(ordered_top(choice, choice.shape[-1]), mask)
+        return pairs_from_choices(ordered_top(choice, choice.shape[-1]), inp.mask)

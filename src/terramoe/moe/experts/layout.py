@@ -1,0 +1,107 @@
+"""How sorted rows are cut into blocks that fit the cache, and when small experts are padded to run as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Rows per block. Fewer cost more calls; more no longer fit the cache beside their hidden activations.
+BLOCK_ROWS = 1024
+# One matrix product more costs about as long as this many floating-point operations: padding must stay below it.
+CALL_FLOPS = 3e6
+
+
+class Block(NamedTuple):
+    """Rows ``start:stop`` of the layout: those of experts ``first_expert``, ``first_expert + 1`` ...
+
+    ``ends`` are where each expert's rows end, counted from the start of the block. In a ``batched`` block all experts
+    have equally many rows, so that one batched product serves them.
+    """
+
+    start: int
+    stop: int
+    first_expert: int
+    ends: list[int]
+    batched: bool
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+class Layout(NamedTuple):
+    """M rows in blocks; without padding they are the sorted pairs themselves.
+
+    Attributes:
+        blocks: the blocks, in order.
+        size: M.
+        place: (P,) row of each sorted pair, or None without padding.
+    """
+
+    blocks: list[Block]
+    size: int
+    place: Tensor | None
+
+    def spread(self, values: Tensor, fill: int | None = None) -> Tensor:
+        """One value per sorted pair (P,) -> one per row (M,); padding gets ``fill``, or the first pair's value."""
+        if self.place is None:
+            return values
+        rows = values[:1].expand(self.size).clone() if fill is None else values.new_full((self.size,), fill)
+        return rows.index_copy_(0, self.place, values)
+
+    def collect(self, values: Tensor) -> Tensor:
+        """One value per row (M,) -> one per sorted pair (P,)."""
+        return values if self.place is None else values.index_select(0, self.place)
+
+
+def lay_out(counts: Sequence[int], inner: int, flops: int, device: torch.device) -> Layout:
+    """Cut sorted pairs into blocks.
+
+    Args:
+        counts: pairs per expert.
+        inner: rows inside an item.
+        flops: floating-point operations of a row in one product; decides how much padding is worth a call less.
+        device: where ``place`` shall lie.
+    """
+    rows = max(BLOCK_ROWS // max(inner, 1), 1)
+    spare = CALL_FLOPS / max(flops * inner, 1)  # rows of padding per expert that cost no more than its own call
+    blocks: list[Block] = []
+    padded = list(counts)
+    group: list[int] = []
+    start = 0
+
+    def close(next_expert: int) -> None:
+        nonlocal start
+        if not sum(group):
+            group.clear()
+            return
+        most, first = max(group), next_expert - len(group)
+        batched = len(group) > 1 and most * len(group) - sum(group) <= spare * len(group)
+        sizes = [most] * len(group) if batched else group
+        padded[first:next_expert] = sizes
+        ends = torch.tensor(sizes).cumsum(0).tolist()
+        blocks.append(Block(start, start + ends[-1], first, ends, batched))
+        start += ends[-1]
+        group.clear()
+
+    for expert, count in enumerate(counts):
+        if count > rows or sum(group) + count > rows:
+            close(expert)
+        if count <= rows:
+            group.append(count)
+            continue
+        pieces = -(-count // rows)
+        for piece in range(pieces):  # a large expert: blocks of nearly equal size
+            size = (count + piece) // pieces
+            blocks.append(Block(start, start + size, expert, [size], False))
+            start += size
+    close(len(counts))
+    if start == sum(counts):
+        return Layout(blocks, start, None)
+    count, pad = torch.tensor(counts), torch.tensor(padded)
+    shift = (pad.cumsum(0) - pad) - (count.cumsum(0) - count)
+    place = torch.arange(sum(counts)) + shift.repeat_interleave(count)
+    return Layout(blocks, start, place.to(device))
