@@ -6,6 +6,9 @@ so that no task gradient reaches the router (a defect of several released system
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -37,3 +40,20 @@ def softmax_selected(probs: Tensor, logits: Tensor, pairs: Pairs) -> Tensor:
 def ones(probs: Tensor, logits: Tensor, pairs: Pairs) -> Tensor:
     """Weight 1 for every chosen expert: the outputs are summed, and the router gets no task gradient."""
     return probs.new_ones(pairs.item.shape)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Another weighing times a constant (the routed scaling factor of DeepSeek-V3, 2024, arXiv 2412.19437)."""
+
+    inner: Callable[[Tensor, Tensor, Pairs], Tensor]
+    factor: float
+
+    def __call__(self, probs: Tensor, logits: Tensor, pairs: Pairs) -> Tensor:
+        """(probs, logits, pairs) -> weight (N,)."""
+        return self.inner(probs, logits, pairs) * self.factor
+
+
+def sigmoid_of_logit(probs: Tensor, logits: Tensor, pairs: Pairs) -> Tensor:
+    """sigmoid of the chosen logit (BASE Layers, 2021, arXiv 2103.16716)."""
+    return torch.sigmoid(pairs.take(logits))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from terramoe.errors import RoutingError
 from terramoe.moe.routing import RouteInput
-from terramoe.moe.scorers.scores import Scores
+from terramoe.moe.scorers.scores import Scores, checked_features
 
 
 class LinearScorer(nn.Module):
@@ -26,13 +25,7 @@ class LinearScorer(nn.Module):
 
     def forward(self, inp: RouteInput) -> Scores:
         """RouteInput with x (T, D) or (T, ..., D), which is averaged -> logits (T, E)."""
-        features = inp.features()
-        if features.shape[-1] != self.dim:
-            raise RoutingError(
-                f"items have {features.shape[-1]} channels, the router expects {self.dim}",
-                where="LinearScorer",
-                fix="build the layer with the width of its input",
-            )
+        features = checked_features(inp, self.dim, "LinearScorer")
         with torch.autocast(features.device.type, enabled=False):
             # (E, T) in memory: whatever runs over the few experts of an item then runs over many items at once.
             logits_ET = self.linear.weight.to(features.dtype) @ features.T

@@ -1,10 +1,13 @@
-"""What a scorer returns."""
+"""What a scorer returns, and how it takes its items."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from torch import Tensor
+
+from terramoe.errors import RoutingError
+from terramoe.moe.routing import RouteInput
 
 
 class Scores(NamedTuple):
@@ -13,3 +16,15 @@ class Scores(NamedTuple):
     logits: Tensor
     clean: Tensor | None = None
     noise_std: Tensor | None = None
+
+
+def checked_features(inp: RouteInput, dim: int, where: str) -> Tensor:
+    """(T, D) features of the items in float32 or better; RoutingError unless they have ``dim`` channels."""
+    features = inp.features()
+    if features.shape[-1] != dim:
+        raise RoutingError(
+            f"items have {features.shape[-1]} channels, the router expects {dim}",
+            where=where,
+            fix="build the layer with the width of its input",
+        )
+    return features

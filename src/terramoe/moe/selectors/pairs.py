@@ -49,7 +49,7 @@ def pairs_from_mask(chosen: Tensor, order_by: Tensor, mask: Tensor | None = None
     """Pairs from a (T, E) bool choice, each item's experts ranked by ``order_by`` (T, E), ties to the lower index."""
     if mask is not None:
         chosen = chosen & mask[:, None]
-    ranked = torch.where(chosen, order_by.detach(), -torch.inf).sort(-1, descending=True, stable=True).indices
+    ranked = torch.where(chosen, order_by.detach(), -torch.inf).sort(dim=-1, descending=True, stable=True).indices
     used = torch.arange(chosen.shape[1], device=chosen.device)[:, None] < chosen.sum(-1)  # (E, T): rank < count
     rank, item = used.nonzero(as_tuple=True)
     return Pairs(item, ranked[item, rank], rank)
