@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terramoe.errors import RoutingError
-from terramoe.moe import FixedCapacity, LinearScorer, ModuleBank, MoELayer, RouteInput, TopK
+from terramoe.moe import FixedCapacity, LinearScorer, ModuleBank, MoELayer, RouteInput, TopK, weighing
+from terramoe.moe.capacity import AdaptiveCapacity, RandomSecond, RenormalisedAfterDrop
 
 
 def reference(routing, factor, minimum, order, group):
@@ -85,7 +86,63 @@ def test_dropped_pairs_are_counted_and_give_zero():
     assert routing.demand().sum() == 20
 
 
-@pytest.mark.parametrize("bad", [{"factor": 0.0}, {"minimum": 0}, {"order": "random"}])
+@pytest.mark.parametrize("bad", [{"factor": 0.0}, {"minimum": 0}, {"order": "alphabetic"}, {"multiple_of": 0}])
 def test_bad_settings(bad):
     with pytest.raises(RoutingError, match="FixedCapacity"):
         FixedCapacity(**bad)
+
+
+def test_random_order_drops_anybody_but_keeps_the_count():
+    torch.manual_seed(0)
+    scores = torch.zeros(40, 2)
+    kept = []
+    for _ in range(20):
+        routing = route(scores, FixedCapacity(0.5, order="random"), k=1)
+        assert routing.load().tolist() == [10, 0]
+        kept.append(routing.kept)
+    assert torch.stack(kept).float().mean(0).max() < 1
+
+
+def test_capacity_rounds_up_to_a_multiple():
+    """Trap 11: libraries round differently; ours rounds up, then to a multiple."""
+    assert FixedCapacity(1.0).limit(9, 4) == 3
+    assert FixedCapacity(1.0, multiple_of=4).limit(9, 4) == 4
+    assert FixedCapacity(1.0, minimum=5).limit(9, 4) == 5
+
+
+def test_adaptive_capacity_drops_nothing_until_it_is_capped():
+    scores = torch.tensor([[3.0, 0.0]]).expand(10, 2)
+    assert route(scores, AdaptiveCapacity(), k=1).load().tolist() == [10, 0]
+    assert route(scores, AdaptiveCapacity(most=1.2), k=1).load().tolist() == [6, 0]
+
+
+def test_weights_can_be_renormalised_before_or_after_the_drop():
+    """Trap 10: the two give different outputs."""
+    scores = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    before = route(scores, FixedCapacity(0.6), k=2, weigh=weighing.renormalised)
+    after = route(scores, RenormalisedAfterDrop(FixedCapacity(0.6)), k=2, weigh=weighing.renormalised)
+    reached = ~after.dropped_items()
+    torch.testing.assert_close(after.dense().sum(1)[reached], torch.ones(int(reached.sum())))
+    partly = before.dense().sum(1)[reached]
+    assert ((partly > 0) & (partly < 0.999)).any()
+
+
+def test_random_second_keeps_likely_second_choices_only():
+    torch.manual_seed(0)
+    sure, unsure = torch.tensor([[9.0, 0.0]]).expand(50, 2), torch.zeros(50, 2)
+    capacity = RandomSecond(FixedCapacity(10.0))
+    routing = route(torch.cat([sure, unsure]), capacity, k=2, weigh=weighing.renormalised)
+    seconds = routing.item[routing.rank == 1]
+    assert set(seconds.tolist()) == set(range(50, 100))  # weight 1/2 stays always, weight 1e-4 hardly ever
+    assert (routing.rank == 0).sum() == 100
+    off = route(torch.cat([sure, unsure]), RandomSecond(FixedCapacity(10.0), enabled=False), k=2)
+    assert off.rank.sum() == 100
+
+
+def route(scores, capacity, k, weigh=weighing.raw):
+    """The routing of given scores."""
+    bank = ModuleBank(torch.nn.Identity() for _ in range(scores.shape[1]))
+    scorer = LinearScorer(scores.shape[1], scores.shape[1])
+    with torch.no_grad():
+        scorer.linear.weight.copy_(torch.eye(scores.shape[1]))
+    return MoELayer(scorer, bank, selector=TopK(k), weigh=weigh, capacity=capacity).route(RouteInput(scores)).detach()

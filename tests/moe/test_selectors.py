@@ -207,11 +207,8 @@ def test_expert_choice_loads_are_equal_and_best(items, seed):
     capacity = min(math.ceil(items * 2 / 4), items)
     assert chosen.sum(0).tolist() == [capacity] * 4
     for expert in range(4):
-        assert (
-            probs[chosen[:, expert], expert].min() >= probs[~chosen[:, expert], expert].amax(0, keepdim=True).amax(0)
-            if ((~chosen[:, expert]).any())
-            else True
-        )
+        inside, outside = probs[chosen[:, expert], expert], probs[~chosen[:, expert], expert]
+        assert (outside[:, None] <= inside).all()
 
 
 def test_expert_choice_counts_inside_groups():
@@ -251,7 +248,7 @@ def test_table_deals_keys_evenly_and_is_the_same_everywhere():
     table = Table.balanced("tile", frequency, 3)
     load = [sum(f for f, e in zip(frequency, table.table[:, 0].tolist(), strict=True) if e == x) for x in range(3)]
     assert load == [100, 100, 100]
-    assert Table.random("tile", 12, 4, seed=3).table[:, 0].tolist() == [1, 3, 1, 2, 0, 3, 1, 3, 0, 3, 3, 2]
+    assert Table.random("tile", 12, 4, seed=3).table[:, 0].tolist() == [2, 0, 1, 3, 0, 0, 0, 1, 1, 3, 2, 3]
     assert HashedItem(2, bits=3, seed=1).directions.shape == (3, 2)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from terramoe.errors import RoutingError
 from terramoe.moe.executors.auto import auto
 from terramoe.moe.executors.dense import dense
+from terramoe.moe.executors.expert_parallel import ExpertParallel, shard_bank
 from terramoe.moe.executors.gather import gather
 from terramoe.moe.executors.grouped import grouped
 from terramoe.moe.executors.loop import loop
@@ -33,4 +34,16 @@ def get_executor(name: str) -> Executor:
     return EXECUTORS[name]
 
 
-__all__ = ["EXECUTORS", "Executor", "auto", "dense", "gather", "get_executor", "grouped", "loop", "padded"]
+__all__ = [
+    "EXECUTORS",
+    "Executor",
+    "ExpertParallel",
+    "auto",
+    "dense",
+    "gather",
+    "get_executor",
+    "grouped",
+    "loop",
+    "padded",
+    "shard_bank",
+]
