@@ -129,6 +129,18 @@ def test_a_masked_item_harms_nobody_and_gives_zero(executor, junk):
     assert (y[4] == 0).all()
 
 
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_masked_nan_item_spoils_no_gradient(executor):
+    torch.manual_seed(0)
+    layer = MoELayer(LinearScorer(6, 4), StackedFFN(4, 6, 7), executor=executor)
+    x, mask = torch.randn(9, 6), torch.arange(9) != 4
+    x[4] = torch.nan
+    x.requires_grad_()
+    layer(x, mask=mask)[0].square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+    assert (x.grad[4] == 0).all()
+
+
 @pytest.mark.parametrize("executor", ["auto", "loop", "grouped", "gather", "padded"])
 def test_a_nan_item_under_a_given_routing_harms_only_itself(executor):
     torch.manual_seed(0)

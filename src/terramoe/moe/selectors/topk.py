@@ -26,7 +26,9 @@ def ordered_top(scores: Tensor, k: int) -> Tensor:
         return torch.sort(scores, dim=-1, descending=True, stable=True).indices[:, :k]
     columns, left = [], scores.T.contiguous()  # (E, T): the items lie side by side in memory
     if k > 1:
-        left = left.clamp_min(torch.finfo(left.dtype).min)  # what was taken is -inf below, and must differ from the rest
+        left = left.clamp_min(
+            torch.finfo(left.dtype).min
+        )  # what was taken is -inf below, and must differ from the rest
     experts = left.shape[0]
     small = torch.uint8 if experts < 256 else torch.int16
     countdown = torch.arange(experts, 0, -1, device=scores.device).to(small)[:, None]
