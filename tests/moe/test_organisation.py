@@ -542,8 +542,9 @@ def test_extraction_from_any_modules_and_weighing(task, k, renormalise):
 def test_all_items_of_a_task_share_their_experts_unless_items_count():
     x, task = items(40, D), torch.arange(40) % 4
     alone = make_task_layer().route(RouteInput(x, keys={"task": task})).dense()
-    for t in range(4):
-        assert (alone[task == t] == alone[t]).all()
+    for t in range(4):  # the same experts; sums over experts may round differently at different places of a batch
+        assert torch.equal(alone[task == t] > 0, (alone[t] > 0).expand(10, -1))
+        torch.testing.assert_close(alone[task == t], alone[t].expand(10, -1), rtol=1e-6, atol=0)
     layer = make_task_layer(dim=D)
     both = layer.route(RouteInput(x, keys={"task": task})).logits
     scorer = layer.scorer
