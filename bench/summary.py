@@ -29,8 +29,9 @@ def read(path: Path) -> Cells:
 
 def print_summary(path: Path) -> None:
     """One line for each bar; numbers are ratios of medians."""
-    cells = read(path)
-    print(f"{len(cells)} cells in {path.name}")
+    every = read(path)
+    cells = {key: values for key, values in every.items() if "terramoe" in values}
+    print(f"{len(cells)} cells in {path.name}, and {len(every) - len(cells)} of LoRA and convolution banks")
     for device, dtype, direction in sorted({key[:3] for key in cells}):
         chosen = {k: v for k, v in cells.items() if k[:3] == (device, dtype, direction)}
         print(f"{device} {dtype} {direction}")
@@ -42,6 +43,11 @@ def print_summary(path: Path) -> None:
     _count("fastest of all MoE implementations, items >= 8k", large, _others, index=1)
     _count("not slower than the plain loop (5 % noise allowed)", cells, lambda v: ["plain-loop"], index=1, slack=1.05)
     _count("peak memory below each other library", cells, _others, index=2)
+    for bank, limit in (("terramoe-lora", "one LoRA of equal active rank"), ("terramoe-conv", "k convolutions")):
+        for direction in ("forward", "forward+backward"):
+            ratios = [v[bank][0] for k, v in every.items() if k[2] == direction and bank in v]
+            if ratios:
+                print(f"{bank} {direction}: median {statistics.median(ratios):.2f}, worst {max(ratios):.2f} x {limit}")
 
 
 def _others(values: dict) -> list[str]:
@@ -52,7 +58,7 @@ def _spread(title: str, cells: Cells, keep) -> None:
     ratios = []
     for key, values in cells.items():
         numbers = (*key[:3], *(int(n) for n in key[3:7]), key[7])
-        if keep(numbers) and "terramoe" in values:
+        if keep(numbers):
             ratios.append(values["terramoe"][0])
     if ratios:
         print(f"{title}: median {statistics.median(ratios):.2f}, worst {max(ratios):.2f} x dense ({len(ratios)} cells)")
@@ -74,7 +80,7 @@ def _count(title: str, cells: Cells, rivals, *, index: int, slack: float = 1.0) 
 
 def plot(path: Path, target: Path) -> None:
     """Median ratio to dense over the cells of each size, one line an implementation."""
-    cells = read(path)
+    cells = {key: values for key, values in read(path).items() if "terramoe" in values}
     panels = sorted({key[1:3] for key in cells})
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), sharey=True, squeeze=False)
     names = list(dict.fromkeys(n for values in cells.values() for n in values))

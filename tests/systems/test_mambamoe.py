@@ -89,26 +89,11 @@ def test_a_batch_without_labels_gives_zero_loss_and_zero_gradient():
     assert all((p.grad == 0).all() for p in system.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize(("routing", "k"), [("uniform", 4), ("random", 2), ("learned", 2)])
-def test_controls(routing, k):
-    system, batch = make(routing=routing).eval(), MambaMoE.tiny_batch(2, 0)
-    found = system(batch).routings["level1"]
-    assert found.expert.numel() == k * int(found.valid().sum())
-    again = system(batch).routings["level1"]
-    assert torch.equal(found.expert, again.expert)
-    if routing == "uniform":
-        torch.testing.assert_close(found.weight, torch.full_like(found.weight, 1 / 4))
-    if routing == "random":
-        assert found.load().min() > 0
-    trained = {name for name, _ in system.named_parameters() if "scorer" in name}
-    assert bool(trained) == (routing == "learned")
-
-
 def test_the_twin_of_the_default_has_widths_seven_and_eight():
     config = MambaMoEConfig(bands=3, classes=2)
     twin = MambaMoE.dense_twin(config)
     assert twin.expert_widths == (7, 8)
-    assert twin.routing == "uniform"
+    assert MambaMoE.dense_twin(config, equal="parameters").expert_widths == (15, 15)
 
 
 def test_images_below_eight_pixels_are_refused():

@@ -23,7 +23,7 @@ from terramoe.experiments.plan import Plan, scene_digest
 from terramoe.experiments.train import train_on_scene
 from terramoe.inference import PredictedTile, Predictor, predict_array, write_maps
 from terramoe.storage import RasterForm, RunFolder, write_cog, write_json, write_text
-from terramoe.systems import Card, card
+from terramoe.systems import ROUTED, Card, card
 
 TWIN = "dense twin"
 
@@ -105,7 +105,7 @@ def run_experiment(
                 scene,
                 split,
                 seed,
-                twin=name == TWIN,
+                control="dense" if name == TWIN else ROUTED,
                 state_path=folder.state(f"{name.lower().replace(' ', '-')}-{seed}"),
                 on_step=lambda done, loss, label=label: progress.step(label, done, plan.train.steps, loss),
             )

@@ -11,20 +11,16 @@ from terramoe.data import Scene, Split, fit_normaliser, require_all_classes
 from terramoe.errors import DataError, SplitError
 from terramoe.experiments.plan import Plan, scene_digest
 from terramoe.inference import Predictor
-from terramoe.systems import System, build, system_class
+from terramoe.systems import ROUTED, System, build_control, make_config, system_class
 from terramoe.training import History, SceneCrops, fit
 from terramoe.training.loop import OnStep
 
 
-def build_for(plan: Plan, scene: Scene, seed: int, *, twin: bool = False) -> System:
-    """The plan's system for the bands and classes of a scene, or its dense twin, with the weights of a seed."""
+def build_for(plan: Plan, scene: Scene, seed: int, control: str = ROUTED) -> System:
+    """The plan's system for the bands and classes of a scene, or one of its controls, with the weights of a seed."""
+    config = make_config(plan.system, {"bands": scene.bands, "classes": scene.classes, **plan.model})
     torch.manual_seed(seed)
-    system = build(plan.system, {"bands": scene.bands, "classes": scene.classes, **plan.model})
-    if not twin:
-        return system
-    torch.manual_seed(seed)
-    cls = system_class(plan.system)
-    return cls(cls.dense_twin(system.config))
+    return build_control(system_class(plan.system), config, control)
 
 
 def check_plan(plan: Plan, scene: Scene) -> None:
@@ -59,11 +55,14 @@ def train_on_scene(
     split: Split,
     seed: int,
     *,
-    twin: bool = False,
+    control: str = ROUTED,
     state_path: Path | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[Predictor, History]:
     """Train on the fold's training pixels; test pixels are hidden, not even seen as neighbours.
+
+    Args:
+        control: "routed", or the control to train in the system's place.
 
     Raises:
         ModelFileError, ConfigError: see ``training.fit``.
@@ -80,7 +79,7 @@ def train_on_scene(
         balanced=settings.balanced,
         flips=settings.flips,
     )
-    system = build_for(plan, scene, seed, twin=twin)
+    system = build_for(plan, scene, seed, control)
     history = fit(
         system,
         crops,

@@ -2,6 +2,23 @@
 
 from terramoe.systems.base import Batch, Layout, Output, System
 from terramoe.systems.card import Card
-from terramoe.systems.registry import SYSTEMS, build, card, plain_config, system_class
+from terramoe.systems.controls import CONTROLS, ROUTED, build_control, fix_routing
+from terramoe.systems.registry import SYSTEMS, build, card, make_config, plain_config, system_class
 
-__all__ = ["SYSTEMS", "Batch", "Card", "Layout", "Output", "System", "build", "card", "plain_config", "system_class"]
+__all__ = [
+    "CONTROLS",
+    "ROUTED",
+    "SYSTEMS",
+    "Batch",
+    "Card",
+    "Layout",
+    "Output",
+    "System",
+    "build",
+    "build_control",
+    "card",
+    "fix_routing",
+    "make_config",
+    "plain_config",
+    "system_class",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -76,8 +76,17 @@ class System(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def dense_twin(cls, config: Any) -> Any:
-        """The configuration of the same network without a choice, of equal active compute."""
+    def dense_twin(cls, config: Any, equal: Literal["compute", "parameters"] = "compute") -> Any:
+        """The configuration of the same network whose experts, all used, cost what the routed ones do on an item.
+
+        With ``equal="parameters"``: whose experts, all used, have as many parameters as the routed ones together. The
+        learned choice itself is taken out by ``controls.fix_routing``.
+        """
+
+    @classmethod
+    @abstractmethod
+    def scaled(cls, config: Any, experts: int, top_k: int) -> Any:
+        """The same configuration with another number of experts and of choices; ConfigError if it cannot be."""
 
     @abstractmethod
     def expert_names(self, layer: str) -> tuple[str, ...]:

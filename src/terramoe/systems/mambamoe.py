@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from terramoe.errors import ConfigError
-from terramoe.moe import LinearScorer, ModuleBank, MoELayer, RandomK, Routing, TopK, WindowGrid, ZeroScorer
+from terramoe.moe import LinearScorer, ModuleBank, MoELayer, Routing, TopK, WindowGrid
 from terramoe.nets import (
     DIRECTIONS,
     DirectionalSSM,
@@ -50,7 +50,6 @@ class MambaMoEConfig:
         head_width: hidden channels of a level's head.
         window: side of a routed window, in cells of its level; None routes the whole image at once, as the released
             code does.
-        routing: "learned", or the controls "uniform" (all experts, equal weights) and "random" (k fixed at random).
         uncertainty_sampling: train the levels on pixels drawn by their uncertainty (the paper's UGCL).
     """
 
@@ -64,7 +63,6 @@ class MambaMoEConfig:
     mlp_ratio: int = 4
     head_width: int = 128
     window: int | None = 8
-    routing: Literal["learned", "uniform", "random"] = "learned"
     uncertainty_sampling: bool = True
 
     def __post_init__(self) -> None:
@@ -75,7 +73,6 @@ class MambaMoEConfig:
             and self.width % self.spectral_tokens == 0,
             f"top_k must be in 1..{experts}": 1 <= self.top_k <= experts,
             "window must be at least 1, or null for one decision per image": self.window is None or self.window >= 1,
-            "routing must be learned, uniform or random": self.routing in ("learned", "uniform", "random"),
         }
         for rule, holds in checks.items():
             if not holds:
@@ -190,15 +187,22 @@ class MambaMoE(System):
         }
 
     @classmethod
-    def dense_twin(cls, config: MambaMoEConfig) -> MambaMoEConfig:
-        """k experts for all items with equal weights, whose widths sum to the mean active width of the routed bank.
+    def dense_twin(cls, config: MambaMoEConfig, equal: Literal["compute", "parameters"] = "compute") -> MambaMoEConfig:
+        """k experts whose widths sum to the mean active width of the routed bank, or to its whole width.
 
         An expert's cost is linear in its width, so under balanced load the active compute is equal.
         """
-        active = round(config.top_k * sum(config.expert_widths) / len(config.expert_widths))
-        small, larger = divmod(active, config.top_k)
+        total = sum(config.expert_widths)
+        width = total if equal == "parameters" else round(config.top_k * total / len(config.expert_widths))
+        small, larger = divmod(width, config.top_k)
         widths = tuple(small + (i >= config.top_k - larger) for i in range(config.top_k))
-        return replace(config, expert_widths=widths, top_k=config.top_k, routing="uniform")
+        return replace(config, expert_widths=widths)
+
+    @classmethod
+    def scaled(cls, config: MambaMoEConfig, experts: int, top_k: int) -> MambaMoEConfig:
+        """The widths of the experts repeat, as their directions do."""
+        widths = tuple(config.expert_widths[i % len(config.expert_widths)] for i in range(experts))
+        return replace(config, expert_widths=widths, top_k=top_k)
 
     def expert_names(self, layer: str) -> tuple[str, ...]:
         """Direction and width of each expert."""
@@ -272,18 +276,12 @@ class MoEBlock(nn.Module):
 
 
 def spatial_experts(config: MambaMoEConfig) -> MoELayer:
-    """Directional scans of growing width behind the router that the configuration names."""
+    """Directional scans of growing width behind a linear router."""
     experts = len(config.expert_widths)
     bank = ModuleBank(
         DirectionalSSM(config.width, inner, config.state, _direction(i)) for i, inner in enumerate(config.expert_widths)
     )
-    parts = {
-        "learned": (LinearScorer(config.width, experts), TopK(config.top_k)),
-        "uniform": (ZeroScorer(experts), TopK(experts)),
-        "random": (ZeroScorer(experts), RandomK(config.top_k)),
-    }
-    scorer, selector = parts[config.routing]
-    return MoELayer(scorer, bank, selector=selector)
+    return MoELayer(LinearScorer(config.width, experts), bank, selector=TopK(config.top_k))
 
 
 class Head(nn.Module):

@@ -29,26 +29,31 @@ def card(name: str) -> Card:
     return system_class(name).card
 
 
-def build(name: str, config: Mapping[str, Any]) -> System:
-    """A new system from plain values, as they stand in a manifest or a YAML file.
+def make_config(name: str, values: Mapping[str, Any]) -> Any:
+    """The configuration of a system from plain values, as they stand in a manifest or a YAML file.
 
     Raises:
         ConfigError: an unknown system, an unknown or missing setting, or a value that the system refuses.
     """
     cls = system_class(name)
     known = {field.name: field for field in fields(cls.Config)}
-    unknown = sorted(set(config) - set(known))
+    unknown = sorted(set(values) - set(known))
     if unknown:
         raise ConfigError(
             f"{name} has no setting {', '.join(unknown)}",
             where="system config",
             fix=f"settings are: {', '.join(known)}",
         )
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
-        return cls(cls.Config(**values))
+        return cls.Config(**values)
     except TypeError as error:  # a missing setting, or a value of a type that cannot even be compared
         raise ConfigError(str(error), where=f"system config of {name}", fix="see 'terramoe systems NAME'") from error
+
+
+def build(name: str, values: Mapping[str, Any]) -> System:
+    """A new system from plain values. Raises what ``make_config`` raises."""
+    return system_class(name)(make_config(name, values))
 
 
 def plain_config(system: System) -> dict[str, Any]:
