@@ -3,7 +3,7 @@
 ``RECIPES[name].build(dim, num_experts, hidden)`` gives the module; the functions themselves can be imported from here.
 """
 
-from terramoe.moe.recipes import adapters, organisation, sparse, training
+from terramoe.moe.recipes import adapters, conversion, organisation, sparse, training
 from terramoe.moe.recipes.recipe import RECIPES, Recipe, get_recipe
 
-__all__ = ["RECIPES", "Recipe", "adapters", "get_recipe", "organisation", "sparse", "training"]
+__all__ = ["RECIPES", "Recipe", "adapters", "conversion", "get_recipe", "organisation", "sparse", "training"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from terramoe.moe import links, weighing
@@ -208,20 +207,3 @@ def dense_to_sparse(dim: int, num_experts: int, hidden: int, k: int = 2, tempera
         selector=TopK(k),
         link=TemperedLink(temperature),
     )
-
-
-@recipe(
-    title="Sparse Upcycling: Training Mixture-of-Experts from Dense Checkpoints",
-    year=2022,
-    source="arXiv 2212.05055",
-    equation="every expert starts as the dense FFN; new router of std 0.02; weights sum to 1, so y = FFN(x) at first",
-    invariants=("P1", "P2", "P19"),
-    oracle="the dense FFN",
-)
-def upcycled(dim: int, num_experts: int, hidden: int, k: int = 2) -> MoELayer:
-    bank, scorer = StackedFFN(num_experts, dim, hidden), LinearScorer(dim, num_experts)
-    with torch.no_grad():
-        for parameter in bank.parameters():
-            parameter.copy_(parameter[:1].expand_as(parameter))
-    nn.init.normal_(scorer.linear.weight, std=0.02)
-    return MoELayer(scorer, bank, selector=TopK(k), weigh=weighing.renormalised)
