@@ -6,13 +6,17 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEV := $(VENV)/.dev
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test null lint docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/terramoe demo -o demo --overwrite
 
 test: $(DEV)
 	$(BIN)/python -m pytest
+
+# Do the statistics tell the truth? Simulated systems of known difference; the last line is JSON.
+null: $(INSTALLED)
+	@$(BIN)/python -m terramoe.experiments.null
 
 lint: $(DEV)
 	$(BIN)/ruff check
@@ -21,6 +25,7 @@ lint: $(DEV)
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/make_tables.py
+	$(BIN)/python docs/make_recipes.py
 
 $(INSTALLED): pyproject.toml constraints/cpu.txt
 	$(PYTHON) -m venv $(VENV)

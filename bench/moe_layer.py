@@ -1,7 +1,7 @@
 """Speed and memory of the MoE layer beside a dense block and other libraries, in one run.
 
     make bench             all cells, in a fixed shuffled order; goes on where it stopped (hours)
-    make bench QUICK=1     a fixed subset, under 3 minutes
+    make bench QUICK=1     a fixed subset, under 3 minutes, in a new table
 
 Writes ``moe_layer.csv`` and a plot of it; LoRA and convolution banks have rows of their own, whose ratio is to what
 ``banks`` says. The machine is noisy, so read the ratios.
@@ -129,7 +129,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
 
-    path = RESULTS / ("moe_layer_quick.csv" if options.quick else "moe_layer.csv")
+    path = RESULTS / "moe_layer.csv"
     todo = cells(options.device, options.quick)
     if not options.quick and path.exists():
         with path.open() as file:

@@ -139,12 +139,11 @@ def test_the_configuration_makes_the_same_plan_again(run):
 def test_metrics_have_a_row_a_run_and_agree_with_the_scores(run):
     experiment, _ = run
     rows = list(csv.DictReader(io.StringIO(metrics_csv(experiment))))
-    assert [(r["model"], r["seed"]) for r in rows] == [(m, s) for m in experiment.runs for s in ("0", "1")]
+    assert [(r["variant"], r["seed"]) for r in rows] == [(v, s) for v in ("routed", "dense") for s in ("0", "1")]
+    names = dict(zip(("routed", "dense"), experiment.runs, strict=True))
     for row in rows:
-        index = int(row["seed"])
-        assert float(row["overall_accuracy"]) == pytest.approx(
-            experiment.scores[row["model"]].per_seed[index], abs=1e-6
-        )
+        score = experiment.scores[names[row["variant"]]].per_seed[int(row["seed"])]
+        assert float(row["overall_accuracy"]) == pytest.approx(score, abs=1e-6)
         assert int(row["total"]) >= int(row["active"]) > 0
 
 

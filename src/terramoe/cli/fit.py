@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from terramoe.cli.options import add_scene, parser, read_scene
+from terramoe.cli.options import add_scene, parser, plan_of, read_scene, with_split_kind
 
 
 def run(argv: list[str]) -> int:
@@ -19,9 +19,8 @@ def run(argv: list[str]) -> int:
     options.add_argument("-o", "--output", default="run", help="run folder (default: run)")
     options.add_argument("--overwrite", action="store_true", help="replace a finished run in that folder")
     options.add_class_arguments(Plan)
-    chosen = options.parse_args(argv)
-    names = Plan.__dataclass_fields__
-    plan = Plan(**{name: value for name, value in vars(options.instantiate(chosen)).items() if name in names})
+    chosen = options.parse_args(with_split_kind(argv))
+    plan = plan_of(options, chosen)
 
     from terramoe.cli.job import run_job
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from terramoe.evaluation.metrics import brier
+
 
 @dataclass(frozen=True)
 class Reliability:
@@ -39,11 +41,10 @@ def reliability(probability: np.ndarray, truth: np.ndarray, bins: int = 15) -> R
         confidence = np.bincount(number, weights=top, minlength=bins) / count
         accuracy = np.bincount(number, weights=correct, minlength=bins) / count
     gap = np.where(count > 0, np.abs(np.nan_to_num(confidence) - np.nan_to_num(accuracy)), 0)
-    onehot = np.eye(probability.shape[1])[truth - 1]
     return Reliability(
         confidence=confidence,
         accuracy=accuracy,
         count=count,
         ece=float((gap * count).sum() / max(count.sum(), 1)),
-        brier=float(((probability - onehot) ** 2).sum(axis=1).mean()) if len(truth) else float("nan"),
+        brier=brier(probability, truth),
     )

@@ -7,10 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from terramoe.evaluation.intervals import Interval, Statistic, merge_blocks, resample
+from terramoe.evaluation.intervals import Interval, Statistic
 from terramoe.evaluation.metrics import average_accuracy, overall_accuracy
+from terramoe.evaluation.two_way import Estimate, estimate
 
 Verdict = Literal["better", "tie", "worse", "cannot tell"]
+ROPE = 0.5  # points of overall accuracy that make no practical difference, unless said otherwise
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,13 @@ class Comparison:
         overall, average: difference A - B of overall and of average accuracy, with 95 % interval.
         per_seed: difference of overall accuracy of each seed.
         rope: half-width of the region of practical equivalence, fixed beforehand.
-        above, inside, below: share of the bootstrap draws of ``overall`` beyond +rope, within, beyond -rope.
+        above, inside, below: probability that the difference of overall accuracy lies beyond +rope, within, beyond
+            -rope.
         verdict: "better" if the whole interval lies above +rope, "worse" if below -rope, "tie" if inside;
             otherwise "cannot tell".
         sentence: the verdict for people.
+        p_value: of the hypothesis that there is no difference of overall accuracy, two-sided.
+        blocks: number of different blocks tested.
     """
 
     overall: Interval
@@ -36,6 +41,8 @@ class Comparison:
     below: float
     verdict: Verdict
     sentence: str
+    p_value: float
+    blocks: int
 
 
 def compare(
@@ -46,46 +53,48 @@ def compare(
     seed_of_row: np.ndarray,
     block_of_row: np.ndarray,
     *,
-    rope: float = 0.5,
-    draws: int = 5000,
-    seed: int = 0,
+    rope: float = ROPE,
 ) -> Comparison:
     """Compare two models on the same blocks.
 
+    Intervals, probabilities and p-value hold for new blocks and new trainings of both models; see ``two_way``. From a
+    single seed nothing can be learnt about trainings: then they hold for these two trained models only, and the
+    sentence says so.
+
     Args:
         counts_a, counts_b: (rows, K, K) confusion counts, row for row the same block of the same seed.
-        seed_of_row, block_of_row: (rows,) the seed and the spatial block of a row; a block that several seeds test is
-            drawn with all of them.
+        seed_of_row, block_of_row: (rows,) the seed and the spatial block of a row; a block that several seeds test
+            counts as one block.
         rope: in points of overall accuracy.
     """
     both = np.stack([counts_a, counts_b], axis=1)
-    sums = resample(merge_blocks(both, block_of_row), draws, seed)
-    overall_draws = 100 * (overall_accuracy(sums[:, 0]) - overall_accuracy(sums[:, 1]))
-    average_draws = 100 * (average_accuracy(sums[:, 0]) - average_accuracy(sums[:, 1]))
-    overall = _interval(_points(overall_accuracy, both.sum(0)), overall_draws)
-    average = _interval(_points(average_accuracy, both.sum(0)), average_draws)
-    per_seed = tuple(_points(overall_accuracy, both[seed_of_row == s].sum(0)) for s in np.unique(seed_of_row))
-    verdict = _verdict(overall, rope)
+    overall = _difference(overall_accuracy, both, seed_of_row, block_of_row)
+    average = _difference(average_accuracy, both, seed_of_row, block_of_row)
+    seeds = np.unique(seed_of_row)
+    verdict = _verdict(overall.interval(), rope)
+    above, below = overall.above(rope), 1 - overall.above(-rope)
     return Comparison(
-        overall=overall,
-        average=average,
-        per_seed=per_seed,
+        overall=overall.interval(),
+        average=average.interval(),
+        per_seed=tuple(float(_points(overall_accuracy)(both[seed_of_row == s].sum(0))) for s in seeds),
         rope=rope,
-        above=float((overall_draws > rope).mean()),
-        inside=float((np.abs(overall_draws) <= rope).mean()),
-        below=float((overall_draws < -rope).mean()),
+        above=above,
+        inside=1 - above - below,
+        below=below,
         verdict=verdict,
-        sentence=_sentence(name_a, name_b, overall, rope, verdict),
+        sentence=_sentence(name_a, name_b, overall.interval(), rope, verdict, len(seeds)),
+        p_value=overall.p_value,
+        blocks=len(np.unique(block_of_row)),
     )
 
 
-def _points(statistic: Statistic, pair: np.ndarray) -> float:
-    return float(100 * (statistic(pair[0]) - statistic(pair[1])))
+def _points(statistic: Statistic) -> Statistic:
+    """Difference of a share between the two models of a pair (..., 2, K, K), in points."""
+    return lambda pair: 100 * (statistic(pair[..., 0, :, :]) - statistic(pair[..., 1, :, :]))
 
 
-def _interval(value: float, draws: np.ndarray) -> Interval:
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(value, float(low), float(high))
+def _difference(statistic: Statistic, both: np.ndarray, seeds: np.ndarray, blocks: np.ndarray) -> Estimate:
+    return estimate(_points(statistic), both, seeds, blocks, limit=100)
 
 
 def _verdict(difference: Interval, rope: float) -> Verdict:
@@ -98,7 +107,7 @@ def _verdict(difference: Interval, rope: float) -> Verdict:
     return "cannot tell"
 
 
-def _sentence(a: str, b: str, difference: Interval, rope: float, verdict: Verdict) -> str:
+def _sentence(a: str, b: str, difference: Interval, rope: float, verdict: Verdict, seeds: int) -> str:
     numbers = f"{difference.value:+.1f} points of overall accuracy [{difference.low:+.1f}, {difference.high:+.1f}]"
     endings = {
         "better": f"{a} is better than {b} by more than {rope:g} points.",
@@ -106,4 +115,5 @@ def _sentence(a: str, b: str, difference: Interval, rope: float, verdict: Verdic
         "tie": f"{a} and {b} are equal for practical purposes (within {rope:g} points).",
         "cannot tell": f"too uncertain to call {a} better, equal or worse than {b}; more seeds or blocks would tell.",
     }
-    return f"{verdict.capitalize()}: {numbers}; {endings[verdict]}"
+    one = " One seed: this holds for these two trained models, not for new trainings." if seeds == 1 else ""
+    return f"{verdict.capitalize()}: {numbers}; {endings[verdict]}{one}"

@@ -1,4 +1,4 @@
-"""What a system costs: parameters in all, parameters that one item uses, peak memory."""
+"""What a system costs: parameters in all, parameters that one item uses, arithmetic, peak memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from terramoe.moe import LayerStatistics, MoELayer
 
@@ -18,12 +20,14 @@ class Cost:
 
     Attributes:
         total, active: parameters in all, and used by one item on average under the measured load.
+        flops: floating-point operations per pixel of a prediction, see ``flops_per_pixel``.
         train_seconds, predict_seconds: wall clock.
         peak_mib: largest memory of the process so far, in MiB.
     """
 
     total: int
     active: int
+    flops: float
     train_seconds: float
     predict_seconds: float
     peak_mib: float
@@ -47,6 +51,20 @@ def active_parameters(system: nn.Module, statistics: Mapping[str, LayerStatistic
         computed = numbers.pairs * (1 - numbers.dropped_share) / max(numbers.items, 1)  # experts an item meets
         active -= sum(sizes) - sum(size * share * computed for size, share in zip(sizes, numbers.load, strict=True))
     return round(active)
+
+
+def flops_per_pixel(system: nn.Module, batch: Mapping[str, Tensor]) -> float:
+    """Floating-point operations of matrix products and convolutions that a forward pass really runs, per pixel.
+
+    Experts that no item chose cost nothing. Element-wise work (norms, scans, activations) is not counted.
+
+    Args:
+        batch: with ``image`` (B, bands, H, W).
+    """
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        system(batch)
+    image = batch["image"]
+    return counter.get_total_flops() / (image.shape[0] * image.shape[-2] * image.shape[-1])
 
 
 def peak_memory_mib() -> float:

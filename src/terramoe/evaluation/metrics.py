@@ -1,4 +1,4 @@
-"""Scores of a pixel classification, from confusion counts."""
+"""Scores of a classification, from confusion counts and from probabilities."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ def overall_accuracy(counts: np.ndarray) -> np.ndarray:
 
 
 def average_accuracy(counts: np.ndarray) -> np.ndarray:
-    """Mean recall over the classes that occur in the truth: (..., K, K) -> (...)."""
-    recalls = recall(counts)
-    present = ~np.isnan(recalls)
-    return _ratio(np.where(present, recalls, 0).sum(-1), present.sum(-1))
+    """Mean recall over the classes that occur in the truth (balanced accuracy): (..., K, K) -> (...)."""
+    return macro(recall(counts))
 
 
 def kappa(counts: np.ndarray) -> np.ndarray:
@@ -47,6 +45,37 @@ def precision(counts: np.ndarray) -> np.ndarray:
 def f1(counts: np.ndarray) -> np.ndarray:
     """Per class, (..., K, K) -> (..., K): harmonic mean of precision and recall; NaN for classes nowhere seen."""
     return _ratio(2 * np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1) + counts.sum(-2))
+
+
+def iou(counts: np.ndarray) -> np.ndarray:
+    """Intersection over union (Jaccard) per class, (..., K, K) -> (..., K); NaN for classes nowhere seen."""
+    right = np.diagonal(counts, axis1=-2, axis2=-1)
+    return _ratio(right, counts.sum(-1) + counts.sum(-2) - right)
+
+
+def macro(per_class: np.ndarray) -> np.ndarray:
+    """Mean of a score over the classes that have one: (..., K) -> (...)."""
+    present = ~np.isnan(per_class)
+    return _ratio(np.where(present, per_class, 0).sum(-1), present.sum(-1))
+
+
+def weighted(per_class: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean of a score over classes by their number of true pixels: (..., K), (..., K, K) -> (...)."""
+    support = counts.sum(-1)
+    return _ratio((np.nan_to_num(per_class) * support).sum(-1), support.sum(-1))
+
+
+def log_loss(probability: np.ndarray, truth: np.ndarray) -> float:
+    """Mean negative logarithm of the probability (N, K) of the truth (N,) in 1..K, in nats; infinite if one is 0."""
+    with np.errstate(divide="ignore"):
+        chosen = np.log(np.take_along_axis(probability, (truth - 1)[:, None], axis=1))
+    return float(-chosen.mean()) if len(truth) else float("nan")
+
+
+def brier(probability: np.ndarray, truth: np.ndarray) -> float:
+    """Mean squared distance (0..2) between probabilities (N, K) and truth (N,) in 1..K."""
+    onehot = np.eye(probability.shape[1])[truth - 1]
+    return float(((probability - onehot) ** 2).sum(axis=1).mean()) if len(truth) else float("nan")
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 """
 
 from terramoe.experiments.assess import Assessment, Scores, assess, pool, routing_follows
+from terramoe.experiments.card import assemble, run_card
 from terramoe.experiments.demo import demo_plan
 from terramoe.experiments.evaluate import Evaluation, evaluate_model
 from terramoe.experiments.experiment import (
@@ -12,7 +13,6 @@ from terramoe.experiments.experiment import (
     Silent,
     audit,
     metrics_csv,
-    run_card,
     run_experiment,
     write_run,
 )
@@ -29,6 +29,7 @@ __all__ = [
     "Scores",
     "Silent",
     "SplitSettings",
+    "assemble",
     "assess",
     "audit",
     "build_for",

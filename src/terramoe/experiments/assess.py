@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from terramoe.data import Scene, Split
 from terramoe.evaluation import (
@@ -19,6 +20,7 @@ from terramoe.evaluation import (
     block_confusions,
     class_expert_alignment,
     f1,
+    flops_per_pixel,
     interval,
     kappa,
     merge_blocks,
@@ -74,6 +76,7 @@ def assess(predictor: Predictor, scene: Scene, split: Split, history: History, s
     cost = Cost(
         total=total_parameters(predictor.system),
         active=active_parameters(predictor.system, statistics),
+        flops=flops_per_pixel(predictor.system, _window(predictor, scene)),
         train_seconds=history.seconds,
         predict_seconds=seconds,
         peak_mib=peak_memory_mib(),
@@ -81,6 +84,41 @@ def assess(predictor: Predictor, scene: Scene, split: Split, history: History, s
     blocks = split.blocks[split.test]
     counts = block_confusions(truth, probability.argmax(1) + 1, blocks, scene.classes)
     return Assessment(seed, split.fold, counts, np.unique(blocks), truth, probability, tile, statistics, cost, history)
+
+
+def assess_ensemble(members: Sequence[Assessment], scene: Scene, split: Split) -> Assessment:
+    """Several models of one fold as one: their probabilities are averaged, their costs added.
+
+    Routing maps and statistics are those of the first.
+    """
+    first = members[0]
+    mean = np.mean([m.tile.probability for m in members], axis=0)
+    blocks = split.blocks[split.test]
+    probability = mean[:, split.test].T
+    costs = [m.cost for m in members]
+    return replace(
+        first,
+        counts=block_confusions(first.truth, probability.argmax(1) + 1, blocks, scene.classes),
+        probability=probability,
+        tile=replace(first.tile, probability=mean),
+        cost=Cost(
+            total=sum(c.total for c in costs),
+            active=sum(c.active for c in costs),
+            flops=sum(c.flops for c in costs),
+            train_seconds=sum(c.train_seconds for c in costs),
+            predict_seconds=sum(c.predict_seconds for c in costs),
+            peak_mib=max(c.peak_mib for c in costs),
+        ),
+    )
+
+
+def _window(predictor: Predictor, scene: Scene) -> dict[str, torch.Tensor]:
+    """The scene's first prediction window as a batch of one."""
+    rows, columns = (min(predictor.window, size) for size in (scene.height, scene.width))
+    return {
+        "image": torch.from_numpy(predictor.normaliser(scene.image[:, :rows, :columns]))[None],
+        "valid": torch.from_numpy(scene.valid[:rows, :columns])[None],
+    }
 
 
 @dataclass(frozen=True)
@@ -131,21 +169,16 @@ def pool(assessments: Sequence[Assessment]) -> Scores:
 
 
 def routing_follows(assessment: Assessment, scene: Scene, split: Split) -> dict[str, Alignment]:
-    """Per routed layer, how the top expert goes with the class, over the labelled test pixels.
-
-    Windows of neighbouring prediction windows overlap; pixels with the same expert, weight and entropy come from the
-    same routed item.
-    """
+    """Per routed layer, how the top expert goes with the class, over the labelled test pixels."""
     alignments = {}
     for layer, maps in assessment.tile.routing.items():
         inside = split.test & (maps[0] >= 0)
         if not inside.any():
             continue
-        _, items = np.unique(maps[:3, inside], axis=1, return_inverse=True)
         alignments[layer] = class_expert_alignment(
             scene.labels[inside],
             maps[0, inside].astype(int),
-            items,
+            positions=np.argwhere(inside),
             num_classes=scene.classes,
             num_experts=len(assessment.statistics[layer].load),
         )

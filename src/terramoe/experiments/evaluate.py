@@ -14,7 +14,7 @@ from terramoe.data.splits import block_ids
 from terramoe.errors import DataError, ModelFileError
 from terramoe.experiments.assess import Scores, assess, pool
 from terramoe.experiments.plan import SplitSettings, scene_digest
-from terramoe.inference import load_predictor
+from terramoe.inference import Predictor, load_predictor
 from terramoe.storage import RunFolder
 from terramoe.training import History
 
@@ -62,16 +62,32 @@ def evaluate_model(model: str | Path, scene: Scene) -> Evaluation:
         DataError: other bands than in training, or a label value that the model does not know.
     """
     predictor = load_predictor(model)
+    scene, split, which = fair_pixels(model, predictor, scene)
+    assessment = assess(predictor, scene, split, History((), 0.0), 0)
+    return Evaluation(which, len(assessment.truth), predictor.class_names, pool([assessment]))
+
+
+def fair_pixels(model: str | Path, predictor: Predictor, scene: Scene) -> tuple[Scene, Split, str]:
+    """The pixels that a stored model may be scored on.
+
+    Args:
+        model: run folder or model file of the predictor.
+
+    Returns:
+        The scene with the labels as the model's classes; a split whose ``test`` pixels count and whose ``train``
+        pixels must be hidden; and which pixels these are, in words.
+
+    Raises:
+        ModelFileError: the run's card is damaged. DataError: a label value that the model does not know.
+    """
     labels = _labels_of_model(scene, predictor.class_values)
     scene = replace(scene, labels=labels, class_values=predictor.class_values, class_names=predictor.class_names)
     split = _split_of_run(Path(model), scene)
-    which = "the test pixels of its run, training pixels hidden"
-    if split is None:
-        none = np.zeros(labels.shape, dtype=bool)
-        split = Split("all", 0, none, labels > 0, none, block_ids(labels.shape, BLOCK))
-        which = "all labelled pixels: not the scene it was trained on"
-    assessment = assess(predictor, scene, split, History((), 0.0), 0)
-    return Evaluation(which, len(assessment.truth), predictor.class_names, pool([assessment]))
+    if split is not None:
+        return scene, split, "the test pixels of its run, training pixels hidden"
+    none = np.zeros(labels.shape, dtype=bool)
+    split = Split("all", 0, none, labels > 0, none, block_ids(labels.shape, BLOCK))
+    return scene, split, "all labelled pixels: not the scene it was trained on"
 
 
 def _labels_of_model(scene: Scene, class_values: tuple[int, ...]) -> np.ndarray:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import yaml
 
-from terramoe._version import __version__
 from terramoe.data import Scene, Split, SplitAudit, audit_scene, raster_of
 from terramoe.evaluation import Alignment, Comparison, compare
 from terramoe.experiments.assess import Assessment, Scores, assess, pool, routing_follows
-from terramoe.experiments.plan import Plan, scene_digest
+from terramoe.experiments.card import assemble, run_card
+from terramoe.experiments.plan import Plan
+from terramoe.experiments.record import record_of, results_csv
 from terramoe.experiments.train import train_on_scene
 from terramoe.inference import PredictedTile, Predictor, predict_array, write_maps
 from terramoe.storage import RasterForm, RunFolder, write_cog, write_json, write_text
@@ -62,7 +58,7 @@ class Experiment:
         predictor: the first seed's model, which is saved and draws the maps.
         whole: its prediction of the whole scene with nothing hidden, as the maps show it.
         alignments: what its routing follows, per layer.
-        facts: of the run's card: versions, machine, digests.
+        facts: what decided the result besides the plan; see ``card.assemble``.
     """
 
     plan: Plan
@@ -125,7 +121,7 @@ def run_experiment(
         predictor=first,
         whole=predict_array(first, scene.image, scene.valid),
         alignments=routing_follows(runs[system_card.name][0], scene, folds[plan.train.seed]),
-        facts=_facts(scene, folds),
+        facts=assemble(plan, scene, folds, {system_card.name: first.system}),
     )
 
 
@@ -155,60 +151,18 @@ def write_run(experiment: Experiment, folder: RunFolder, colours: list[tuple[int
 
 def metrics_csv(experiment: Experiment) -> str:
     """One row per trained model."""
-    rows = []
-    for name, assessments in experiment.runs.items():
-        for a in assessments:
-            split, one = experiment.folds[a.seed], pool([a])
-            rows.append(
-                {
-                    "model": name,
-                    "seed": a.seed,
-                    "split": split.name,
-                    "fold": a.fold,
-                    "train_pixels": int(split.train.sum()),
-                    "test_pixels": int(split.test.sum()),
-                    "overall_accuracy": f"{one.overall.value:.6f}",
-                    "average_accuracy": f"{one.average.value:.6f}",
-                    "kappa": f"{one.kappa.value:.6f}",
-                    "ece": f"{one.reliability.ece:.6f}",
-                    "brier": f"{one.reliability.brier:.6f}",
-                    "final_loss": f"{sum(a.history.losses[-1].values()):.6f}",
-                    **{
-                        key: f"{value:.2f}" if isinstance(value, float) else value
-                        for key, value in asdict(a.cost).items()
-                    },
-                    "effective_experts": f"{np.mean([s.effective_experts for s in a.statistics.values()]):.3f}",
-                    "dead_experts": sum(s.dead_experts for s in a.statistics.values()),
-                    "dropped_share": f"{np.mean([s.dropped_share for s in a.statistics.values()]):.6f}",
-                }
-            )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def run_card(experiment: Experiment) -> dict[str, Any]:
-    """Everything that decided the result, and the result in short, as JSON-able values."""
-    return {
-        "system": experiment.plan.system,
-        "card": asdict(experiment.card),
-        "plan": experiment.plan.plain(),
-        "facts": experiment.facts,
-        "audit": [asdict(row) for row in experiment.audits],
-        "scores": {
-            name: {
-                "overall_accuracy": asdict(s.overall),
-                "average_accuracy": asdict(s.average),
-                "kappa": asdict(s.kappa),
-                "per_seed": list(s.per_seed),
-                "ece": s.reliability.ece,
-            }
-            for name, s in experiment.scores.items()
-        },
-        "comparison": None if experiment.comparison is None else asdict(experiment.comparison),
-    }
+    return results_csv(
+        record_of(
+            assessment,
+            system=experiment.plan.system,
+            variant="dense" if name == TWIN else ROUTED,
+            split=experiment.folds[assessment.seed].name,
+            train_pixels=int(experiment.folds[assessment.seed].train.sum()),
+            identity={},
+        )
+        for name, assessments in experiment.runs.items()
+        for assessment in assessments
+    )
 
 
 def _compare(runs: Mapping[str, list[Assessment]]) -> Comparison:
@@ -217,24 +171,3 @@ def _compare(runs: Mapping[str, list[Assessment]]) -> Comparison:
     stacked = [np.concatenate([a.counts for a in side]) for side in (ours, theirs)]
     blocks = np.concatenate([a.blocks for a in ours])
     return compare(name, f"its {twin}", *stacked, seeds, blocks)
-
-
-def _facts(scene: Scene, folds: Mapping[int, Split]) -> dict[str, Any]:
-    return {
-        "scene": scene.name,
-        "scene_size": [scene.bands, scene.height, scene.width],
-        "scene_digest": scene_digest(scene),
-        "split_digests": {str(seed): split.digest() for seed, split in folds.items()},
-        "versions": {"terramoe": __version__, "python": platform.python_version(), **_versions()},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("torch", "numpy", "scikit-learn", "rasterio", "lightning-fabric"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return found

@@ -9,7 +9,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from terramoe.data import BlockSplit, FieldSplit, RandomSplit, Scene, Split, Splitter
+from terramoe.data import (
+    BlockSplit,
+    FieldSplit,
+    GroupSplit,
+    KNNDMSplit,
+    OfficialSplit,
+    RandomSplit,
+    Scene,
+    Split,
+    Splitter,
+    open_raster,
+    read_labels,
+)
 from terramoe.errors import ConfigError
 from terramoe.training import TrainSettings
 
@@ -19,23 +31,36 @@ class SplitSettings:
     """How test pixels are kept apart.
 
     Attributes:
-        kind: "block" (default), "field" or "random" (a control that leaks).
-        folds: the scene is cut into this many; seed s tests fold s modulo folds.
+        kind: "block" (default), "field", "random" (a control that leaks), "knndm" (distances as in deployment),
+            "group" (leave a region, season or sensor out) or "official" (one fold, as a benchmark prescribes).
+        folds: the scene is cut into this many; seed s tests fold s modulo folds. Each group is a fold.
         block: side of a block, in pixels.
-        guard: width of the band without training, in pixels.
+        guard: width of the band without training, in pixels, of block, field and group; kNNDM matches distances
+            instead, and keeps no band.
         train_size: share that trains, of a random split.
         seed: of the dealing.
+        groups: raster of the groups, numbered from 1, of a group split.
+        official: raster with 1 train, 2 guard, 3 test, of an official split.
     """
 
-    kind: Literal["block", "field", "random"] = "block"
+    kind: Literal["block", "field", "random", "knndm", "group", "official"] = "block"
     folds: int = 3
     block: int = 16
     guard: int = 4
     train_size: float = 0.1
     seed: int = 0
+    groups: str | None = None
+    official: str | None = None
 
-    def splitter(self, kind: str | None = None) -> Splitter:
-        """The splitter of this or another kind with these settings."""
+    def splitter(self, kind: str | None = None, area: np.ndarray | None = None) -> Splitter:
+        """The splitter of this or another kind with these settings.
+
+        Args:
+            area: (H, W) bool, the deployment area of kNNDM; None for the whole raster.
+
+        Raises:
+            ConfigError: no such kind, or its raster is not named. DataError: the raster cannot be read.
+        """
         kind = kind or self.kind
         if kind == "block":
             return BlockSplit(self.folds, self.block, self.guard, self.seed)
@@ -43,7 +68,24 @@ class SplitSettings:
             return FieldSplit(self.folds, self.guard, self.seed)
         if kind == "random":
             return RandomSplit(self.folds, self.train_size, self.seed)
-        raise ConfigError(f"there is no split '{kind}'", where="split", fix="use block, field or random")
+        if kind == "knndm":
+            return KNNDMSplit(self.folds, area, seed=self.seed)
+        if kind == "group":
+            return GroupSplit(_read(self.groups, "groups"), guard=self.guard, seed=self.seed)
+        if kind == "official":
+            return OfficialSplit(_read(self.official, "official"))
+        raise ConfigError(
+            f"there is no split '{kind}'", where="split", fix="use block, field, random, knndm, group or official"
+        )
+
+
+def _read(path: str | None, name: str) -> np.ndarray:
+    """(H, W) int64 of the raster that a split needs."""
+    if path is None:
+        raise ConfigError(f"no raster is named for this split: {name}", where="split", fix=f"add --split.{name} FILE")
+    with open_raster(path) as raster:
+        size = {"height": raster.height, "width": raster.width}
+    return read_labels(path, **size)
 
 
 @dataclass(frozen=True)

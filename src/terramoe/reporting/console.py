@@ -15,7 +15,7 @@ from terramoe.reporting.wording import above_baselines, cost_row, mean_and_sprea
 
 def print_audit(audits: Sequence[SplitAudit], console: Console) -> None:
     """The audit, a row a split."""
-    table = _table("Audit of the split: first fold of each kind, shares and accuracies in %")
+    table = narrow_table("Audit of the split: first fold of each kind, shares and accuracies in %")
     for column in ("split", "train", "test", "shared", "overlap", "field", "majority", "coordinates", "logistic"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for a in audits:
@@ -34,7 +34,7 @@ def print_audit(audits: Sequence[SplitAudit], console: Console) -> None:
 
 def print_summary(experiment: Experiment, console: Console) -> None:
     """Scores, cost and verdict."""
-    table = _table("Test pixels: 95 % intervals over blocks, mean ± sd over seeds")
+    table = narrow_table("Test pixels: 95 % intervals over blocks, mean ± sd over seeds")
     for column in ("model", "OA %", "seeds", "AA %", "ECE", "active"):
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for name, scores in experiment.scores.items():
@@ -51,6 +51,6 @@ def print_summary(experiment: Experiment, console: Console) -> None:
     console.print(above_baselines(experiment), highlight=False)
 
 
-def _table(title: str) -> Table:
+def narrow_table(title: str) -> Table:
     """A table that fits 80 columns."""
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

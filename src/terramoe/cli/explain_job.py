@@ -1,0 +1,125 @@
+"""The job behind ``explain``: open the image, write what was found, say it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from jsonargparse import Namespace
+from rich.console import Console
+
+from terramoe.cli.options import INDIAN_PINES, WORLD, read_scene
+from terramoe.data import Raster, open_raster, raster_of, read_labels
+from terramoe.errors import ConfigError
+from terramoe.experiments.explain import Explanation
+from terramoe.inference import Predictor
+from terramoe.reporting.console import narrow_table
+from terramoe.reporting.explain_figures import explanation_figure
+from terramoe.storage import RasterForm, write_bytes, write_cog, write_json
+
+MOST_BANDS = 10  # that are printed
+LARGE_GAP = 0.05  # share of the explained difference
+
+
+def open_image(chosen: Namespace) -> tuple[Raster, np.ndarray | None]:
+    """The raster, and label values (H, W) if there are any."""
+    if chosen.labels is None and (chosen.image == INDIAN_PINES or chosen.image.startswith(WORLD)):
+        scene = read_scene(chosen)
+        raster = replace(raster_of(scene.name, scene.image, scene.valid), crs=scene.crs, transform=scene.transform)
+        return raster, np.array([0, *scene.class_values])[scene.labels]
+    raster = open_raster(chosen.image, variable=chosen.image_variable, max_gib=chosen.max_gib)
+    if chosen.labels is None:
+        return raster, None
+    size = {"height": raster.height, "width": raster.width}
+    return raster, read_labels(chosen.labels, variable=chosen.labels_variable, max_gib=chosen.max_gib, **size)
+
+
+def class_number(predictor: Predictor, text: str) -> int:
+    """1..K of a class given by its name or its value in the label file; ConfigError if it is neither."""
+    for number, (value, name) in enumerate(zip(predictor.class_values, predictor.class_names, strict=True), start=1):
+        if text in (name, str(value)):
+            return number
+    known = ", ".join(map(str, predictor.class_values))
+    raise ConfigError(f"the model has no class '{text}'", where="--class", fix=f"use one of {known}")
+
+
+def facts(predictor: Predictor, raster: Raster, found: Explanation, labels: np.ndarray | None) -> dict[str, Any]:
+    """What was found, as JSON-able values."""
+    told: dict[str, Any] = {
+        "system": predictor.name,
+        "method": found.method,
+        "class": predictor.class_values[found.target - 1],
+        "class_name": predictor.class_names[found.target - 1],
+        "row": found.row,
+        "column": found.column,
+        "window": asdict(found.box),
+        "pixels": int(found.region.sum()),
+        "score": found.score,
+        "baseline": found.baseline,
+        "rerouted": found.rerouted,
+        "gap": found.gap,
+        "bands": None if found.by_band is None else dict(zip(_names(raster), found.by_band.tolist(), strict=True)),
+    }
+    if found.row is not None:
+        at = (found.row - found.box.row, found.column - found.box.column)
+        told["experts"] = {name: int(maps[0][at]) for name, maps in found.routing.items()}
+        told["truth"] = None if labels is None else int(labels[found.row, found.column]) or None
+    return told
+
+
+def write_explanation(
+    predictor: Predictor, raster: Raster, found: Explanation, told: dict[str, Any], output: str | Path
+) -> list[Path]:
+    """``attribution.tif`` on the raster's grid, a band a band; ``explanation.png`` and ``explanation.json``."""
+    folder, box = Path(output), found.box
+    transform = None if raster.transform is None else raster.transform * Affine.translation(box.column, box.row)
+    names = _names(raster) if found.by_band is not None else [found.method]
+    form = RasterForm(box.height, box.width, tuple(names), "float32", float("nan"), raster.crs, transform)
+    paths = [folder / name for name in ("attribution.tif", "explanation.png", "explanation.json")]
+    write_cog(paths[0], np.where(found.valid, found.attribution, np.float32(np.nan)), form)
+    experts = {layer: predictor.system.expert_names(layer) for layer in found.routing}
+    write_bytes(paths[1], explanation_figure(found, _title(told), _names(raster), experts))
+    write_json(paths[2], told)
+    return paths
+
+
+def print_facts(told: dict[str, Any], console: Console) -> None:
+    """The score, and the bands that count most."""
+    console.print(f"{_title(told)}: logit {told['score']:.3f}, of the mean spectrum {told['baseline']:.3f}")
+    if told.get("truth") is not None:
+        console.print(f"The label here is {told['truth']}.", highlight=False)
+    for layer, expert in told.get("experts", {}).items():
+        console.print(f"{layer}: expert {expert} first" if expert >= 0 else f"{layer}: not routed", highlight=False)
+    if told["bands"] is not None:
+        strongest = sorted(told["bands"].items(), key=lambda item: -abs(item[1]))[:MOST_BANDS]
+        table = narrow_table("Bands that count most")
+        table.add_column("band")
+        table.add_column("sum over the window", justify="right")
+        for name, value in strongest:
+            table.add_row(name, f"{value:+.4g}")
+        console.print(table)
+    if told["gap"] is None:
+        return
+    difference = told["score"] - told["baseline"]
+    console.print(
+        f"Of the difference of {difference:+.3f} the bands make {sum(told['bands'].values()):+.3f}, other choices of "
+        f"experts {told['rerouted']:+.3f}; {told['gap']:+.3f} is left unexplained.",
+        highlight=False,
+    )
+    if abs(told["gap"]) > LARGE_GAP * abs(difference):
+        console.print("[yellow]That is much: use more --steps.[/yellow]")
+
+
+def _title(told: dict[str, Any]) -> str:
+    if told["row"] is None:
+        return f"{told['class_name']}, over {told['pixels']} pixels of a window"
+    return f"{told['class_name']} at row {told['row']}, column {told['column']}"
+
+
+def _names(raster: Raster) -> list[str]:
+    """A name for each band, told apart where two have the same."""
+    names = [name or f"band {number}" for number, name in enumerate(raster.band_names, start=1)]
+    return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, start=1)]

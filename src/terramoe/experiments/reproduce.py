@@ -1,0 +1,111 @@
+"""Run claims and give a verdict on each statement: reproduced, not reproduced, or cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from terramoe.evaluation import Interval
+from terramoe.evaluation.family import compare_pairs
+from terramoe.experiments.claims import Claim, MeasuredStatement, Statement
+from terramoe.experiments.experiment import Progress
+from terramoe.experiments.record import RunRecord
+from terramoe.experiments.study import run_study
+from terramoe.storage import write_json
+
+Outcome = Literal["reproduced", "not reproduced", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The verdict on one statement.
+
+    Attributes:
+        statement: its text. reported: the paper's own figure, or "".
+        found: the difference in points of overall accuracy, or the measured number, with 95 % interval over blocks and
+            seeds (over seeds alone for a measured number).
+        unit: "points" or the name of the measure. seeds: how many.
+        p_value: two-sided, corrected within the claim (Holm) for differences; of the mean for a measured number.
+        outcome: the verdict.
+    """
+
+    statement: str
+    reported: str
+    found: Interval
+    unit: str
+    seeds: int
+    p_value: float
+    outcome: Outcome
+
+
+def reproduce(claim: Claim, folder: Path, progress: Progress | None = None) -> list[Result]:
+    """Run a claim, resumable run by run, and write ``claim.json``.
+
+    Raises:
+        ConfigError: the folder holds runs of other settings; see ``run_study``.
+    """
+    records = run_study(claim.plan, claim.variants, claim.scene(), folder, progress, claim.measure)
+    results = judge(claim, records)
+    write_json(folder / "claim.json", plain(claim, results))
+    return results
+
+
+def judge(claim: Claim, records: Sequence[RunRecord]) -> list[Result]:
+    """The verdicts on a claim's statements."""
+    runs: dict[str, list[RunRecord]] = {}
+    for record in sorted(records, key=lambda r: (r.seed, r.fold)):
+        runs.setdefault(record.variant, []).append(record)
+    first = next(iter(runs.values()))
+    seeds = np.concatenate([np.full(len(r.blocks), r.seed) for r in first])
+    blocks = np.concatenate([r.blocks for r in first])
+    counts = {name: np.concatenate([r.counts for r in found]) for name, found in runs.items()}
+    pairs = [(s.a, s.b) for s in claim.statements if isinstance(s, Statement)]
+    family = compare_pairs(pairs, counts, seeds, blocks, rope=claim.rope)
+    results = []
+    for statement in claim.statements:
+        if isinstance(statement, MeasuredStatement):
+            results.append(_measured(statement, runs[statement.variant]))
+            continue
+        found = family.comparisons[statement.a, statement.b]
+        outcome: Outcome = "cannot tell" if found.verdict == "cannot tell" else "not reproduced"
+        if found.verdict == statement.expected:
+            outcome = "reproduced"
+        p_value = family.p_holm[statement.a, statement.b]
+        results.append(
+            Result(statement.text, statement.reported, found.overall, "points", len(first), p_value, outcome)
+        )
+    return results
+
+
+def plain(claim: Claim, results: Sequence[Result]) -> dict[str, Any]:
+    """As JSON-able values."""
+    return {"system": claim.system, "about": claim.about, "results": [asdict(result) for result in results]}
+
+
+def results_table(claims: Mapping[str, Mapping[str, Any]]) -> str:
+    """A Markdown table over all claims, from what ``plain`` made of each."""
+    rows = ["| system | statement | found, 95 % | seeds | the paper's figure | verdict |", "|---|---|---|---|---|---|"]
+    for system, claim in claims.items():
+        for r in claim["results"]:
+            digits = 1 if r["unit"] == "points" else 3
+            value, low, high = (f"{r['found'][key]:+.{digits}f}" for key in ("value", "low", "high"))
+            unit = "points" if r["unit"] == "points" else r["unit"].replace("_", " ")
+            cells = (f"`{system}`", r["statement"], f"{value} [{low}, {high}] {unit}", str(r["seeds"]))
+            rows.append(f"| {' | '.join((*cells, r['reported'] or '–', r['outcome']))} |")
+    return "\n".join(rows)
+
+
+def _measured(statement: MeasuredStatement, runs: Sequence[RunRecord]) -> Result:
+    values = np.array([r.measures[statement.measure] for r in runs]) - statement.above
+    mean, error = values.mean(), stats.sem(values) if len(values) > 1 else np.inf
+    reach = error * stats.t.ppf(0.975, max(len(values) - 1, 1))
+    low, high = np.clip([mean - reach, mean + reach], -1e9, 1e9)
+    outcome: Outcome = "reproduced" if low > 0 else "not reproduced" if high <= 0 else "cannot tell"
+    p_value = 2 * stats.t.sf(abs(mean) / max(error, 1e-12), max(len(values) - 1, 1))
+    found = Interval(float(mean), float(low), float(high))
+    return Result(statement.text, statement.reported, found, statement.measure, len(values), float(p_value), outcome)
