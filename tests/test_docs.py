@@ -1,4 +1,4 @@
-"""The README tells the truth: its table is current and its Python runs."""
+"""The README and the generated pages tell the truth: tables are current and their Python runs."""
 
 import importlib.util
 import re
@@ -6,15 +6,65 @@ from pathlib import Path
 
 import pytest
 
+from terramoe.moe.recipes import RECIPES
+from terramoe.moe.recipes.properties import PROPERTIES
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_table_of_systems_is_current():
-    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "docs" / "make_tables.py")
+def script(name):
+    """A program of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.with_table(README) == README, "run 'make docs'"
+    return module
+
+
+RECIPE_PAGES = script("make_recipes").pages()
+
+
+def test_the_table_of_systems_is_current():
+    assert script("make_tables").with_table(README) == README, "run 'make docs'"
+
+
+@pytest.mark.parametrize("path", RECIPE_PAGES, ids=lambda path: path.stem)
+def test_pages_of_recipes_are_current(path):
+    assert path.read_text() == RECIPE_PAGES[path], "run 'make docs'"
+
+
+def test_no_page_is_left_of_a_recipe_that_is_gone():
+    assert set((ROOT / "docs" / "recipes").glob("*.md")) == {
+        path for path in RECIPE_PAGES if path.parent.name == "recipes"
+    }
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_example_on_a_recipes_page_runs(name):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "recipes" / f"{name}.md").read_text(), re.DOTALL)
+    names = {}
+    exec(compile(example, f"{name}.md", "exec"), names)
+    assert names["y"].shape[0] == 12
+    assert all(routing.num_experts >= 1 for routing in names["routings"])
+
+
+@pytest.mark.parametrize("path", RECIPE_PAGES, ids=lambda path: path.stem)
+def test_links_between_pages_lead_somewhere(path):
+    links = re.findall(r"\]\(([^)#:]+)\)", RECIPE_PAGES[path])
+    assert links
+    assert all((path.parent / link).exists() for link in links)
+
+
+def test_every_property_that_a_recipe_names_is_in_the_catalogue():
+    assert list(PROPERTIES) == [f"P{n}" for n in range(1, 31)]
+    assert {number for recipe in RECIPES.values() for number in recipe.invariants} <= set(PROPERTIES)
+
+
+def test_a_page_shows_the_parts_of_the_built_module():
+    page = RECIPE_PAGES[ROOT / "docs" / "recipes" / "deepseek-v3.md"]
+    for row in ("| scorer | LinearScorer |", "| link | sigmoid |", "Scaled(inner=renormalised, factor=2.5)", "swiglu"):
+        assert row in page
+    assert "BiasedSelector(inner=GroupLimited(k=2, groups=2, limit=1" in page
 
 
 @pytest.mark.parametrize("number", range(len(re.findall(r"```python", README))))

@@ -38,11 +38,11 @@ class FixedCapacity:
     couples_items = True
 
     def __post_init__(self) -> None:
-        if not self.factor > 0 or self.minimum < 1 or self.multiple_of < 1:
+        if not 0 < self.factor < math.inf or self.minimum < 1 or self.multiple_of < 1:
             raise RoutingError(
                 f"capacity factor {self.factor}, minimum {self.minimum}, multiple of {self.multiple_of}",
                 where="FixedCapacity",
-                fix="use a factor above 0, and a minimum and a multiple of at least 1",
+                fix="use a finite factor above 0, and a minimum and a multiple of at least 1",
             )
         if self.order not in ("position", "priority", "random"):
             raise RoutingError(
@@ -81,6 +81,10 @@ class AdaptiveCapacity:
     most: float | None = None
     order: Literal["position", "priority"] = "position"
     couples_items = True
+
+    def __post_init__(self) -> None:
+        if self.most is not None and not self.most > 0:
+            raise RoutingError(f"most = {self.most}", where="AdaptiveCapacity", fix="use a factor above 0, or None")
 
     def __call__(self, routing: Routing, group: Tensor | None = None) -> Routing:
         """Sets ``kept`` and ``slot`` of the routing."""

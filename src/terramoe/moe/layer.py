@@ -55,6 +55,7 @@ class MoELayer(nn.Module):
 
     def route(self, inp: RouteInput) -> Routing:
         """Decide for T items, without running an expert."""
+        self._check_export()
         scores = self.scorer(inp)
         self._check(scores.logits, inp)
         with torch.autocast(scores.logits.device.type, enabled=False):
@@ -98,7 +99,8 @@ class MoELayer(nn.Module):
             y (T, ..., D_out), 0 where no expert was reached, and the routing that made it.
 
         Raises:
-            RoutingError: no items; NaN in an item that is not masked; a width, key or routing that does not fit.
+            RoutingError: no items; NaN in an item that is not masked; a width, key or routing that does not fit; an
+                export (torch.export, ONNX) of a layer whose items depend on each other.
         """
         if x.shape[0] == 0 and not getattr(self.executor, "collective", False):
             raise RoutingError(
@@ -144,3 +146,21 @@ class MoELayer(nn.Module):
                     where=type(self.scorer).__name__,
                     fix="pass mask= with False for nodata items; in training, lower the learning rate",
                 )
+        if inp.x.sum().isnan():  # a router that reads keys alone does not see it
+            bad = inp.x.flatten(1).isnan().any(-1) & (inp.mask if inp.mask is not None else True)
+            if bad.any():
+                raise RoutingError(
+                    f"{int(bad.sum())} of {bad.numel()} items hold NaN, first item {int(bad.nonzero()[0])}",
+                    where="MoELayer",
+                    fix="pass mask= with False for nodata items",
+                )
+
+    def _check_export(self) -> None:
+        # torch.compile may break its graph at the counts of a batch; an exported graph of free length cannot.
+        exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+        if exporting and (self.capacity is not None or self.selector.couples_items):
+            raise RoutingError(
+                "what an item gets depends on its batch, which an exported graph cannot hold",
+                where=f"MoELayer with {type(self.capacity or self.selector).__name__}",
+                fix="export a layer without capacity whose selector looks at one item at a time, such as TopK",
+            )

@@ -42,11 +42,13 @@ class StackedFFN(Bank):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        if min(num_experts, dim, hidden) < 1:
-            raise RoutingError(
-                f"{num_experts} experts of widths {dim} and {hidden}", where="StackedFFN", fix="use at least 1 of each"
-            )
         dim_out = dim if dim_out is None else dim_out
+        if min(num_experts, dim, hidden, dim_out) < 1:
+            raise RoutingError(
+                f"{num_experts} experts of widths {dim} and {hidden}, giving {dim_out} channels",
+                where=type(self).__name__,
+                fix="use at least 1 of each",
+            )
         self.num_experts, self.dim, self.hidden = num_experts, dim, hidden
         self.activation_name, self.activation = activation, get_activation(activation)
         hidden_in = 2 * hidden if self.activation.gated else hidden
@@ -66,12 +68,14 @@ class StackedFFN(Bank):
 
     def run(self, expert: int, x: Tensor) -> Tensor:
         """One expert: (n, ..., D) -> (n, ..., D_out)."""
+        self.check_width(x)
         w = Weights(*(None if p is None else p[expert] for p in self.weights()))
         hidden = self.activation.plain(_plus(x @ w.w_in, w.b_in))
         return _plus(hidden @ w.w_out, w.b_out)
 
     def run_all(self, x: Tensor) -> Tensor:
         """Every expert on every row: (T, D) -> (E, T, D_out); inner dimensions are rows too."""
+        self.check_width(x)
         rows, w = x.reshape(-1, x.shape[-1]), self.weights()
         hidden = self.activation.plain(_plus(rows @ w.w_in, w.b_in, 1))
         y = _plus(hidden @ w.w_out, w.b_out, 1)
@@ -79,6 +83,7 @@ class StackedFFN(Bank):
 
     def run_each(self, x: Tensor, expert: Tensor) -> Tensor:
         """Row i by expert ``expert[i]``: (N, ..., D) -> (N, ..., D_out). Holds N copies of the weights."""
+        self.check_width(x)
         rows = x.flatten(1, -2) if x.ndim > 2 else x[:, None]  # (N, rows, D)
         w = Weights(*(None if p is None else p[expert] for p in self.weights()))
         hidden = self.activation.plain(_plus(rows @ w.w_in, w.b_in, 1))
@@ -87,6 +92,7 @@ class StackedFFN(Bank):
 
     def run_padded(self, x: Tensor) -> Tensor:
         """Rows already dealt to experts: (E, C, ..., D) -> (E, C, ..., D_out)."""
+        self.check_width(x)
         rows, w = x.reshape(self.num_experts, -1, x.shape[-1]), self.weights()
         hidden = self.activation.plain(_plus(rows @ w.w_in, w.b_in, 1))
         y = _plus(hidden @ w.w_out, w.b_out, 1)
@@ -107,7 +113,7 @@ class StackedFFN(Bank):
         if x.shape[-1] != self.dim:
             raise RoutingError(
                 f"items have {x.shape[-1]} channels, the experts expect {self.dim}",
-                where="StackedFFN",
+                where=type(self).__name__,
                 fix="build the bank with the width of its input",
             )
 

@@ -73,6 +73,6 @@ class BinaryCodeScorer(nn.Module):
 
 
 def _safe_log(q: Tensor) -> Tensor:
-    """log q, -inf at 0 with a zero gradient there."""
-    positive = q > 0
+    """log q, -inf at 0 with a zero gradient there. NaN stays NaN, so that the layer can name the item."""
+    positive = ~(q <= 0)
     return torch.where(positive, torch.where(positive, q, 1.0).log(), -torch.inf)

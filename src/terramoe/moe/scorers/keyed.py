@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from terramoe.errors import RoutingError
 from terramoe.moe.routing import RouteInput
-from terramoe.moe.scorers.scores import Scores
+from terramoe.moe.scorers.scores import Scores, checked_features
 
 
 class PerKeyScorer(nn.Module):
@@ -29,6 +29,11 @@ class PerKeyScorer(nn.Module):
         """RouteInput with the key (T,) of integers -> logits (T, E)."""
         value = _index(inp, self.key, len(self.scorers), "PerKeyScorer")
         every = [scorer(inp) for scorer in self.scorers]
+        widths = [scores.logits.shape[-1] for scores in every]
+        if len(set(widths)) > 1:
+            raise RoutingError(
+                f"the scorers give {widths} logits", where="PerKeyScorer", fix="build all with as many experts"
+            )
         return Scores(*(None if part[0] is None else _pick(part, value) for part in zip(*every, strict=True)))
 
 
@@ -58,7 +63,7 @@ class EmbeddedKeyScorer(nn.Module):
         value = _index(inp, self.key, self.embedding.num_embeddings, "EmbeddedKeyScorer")
         rows = self.embedding(value)
         if self.dim is not None:
-            rows = torch.cat([inp.features(), rows], dim=-1)
+            rows = torch.cat([checked_features(inp, self.dim, "EmbeddedKeyScorer"), rows], dim=-1)
         with torch.autocast(rows.device.type, enabled=False):
             dtype = torch.promote_types(rows.dtype, torch.float32)
             weight, bias = self.linear.weight.to(dtype), self.linear.bias.to(dtype)

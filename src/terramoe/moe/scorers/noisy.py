@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from terramoe.errors import RoutingError
 from terramoe.moe.routing import RouteInput
 from terramoe.moe.scorers.scores import Scores, checked_features
 
@@ -37,6 +38,12 @@ class NoisyScorer(nn.Module):
         if not self.training:
             return Scores(clean)
         std = nn.functional.softplus(self._spread(inp)) + self.floor
+        if std.shape != clean.shape:
+            raise RoutingError(
+                f"noise for {std.shape[-1]} experts, but the scorer gives {clean.shape[-1]} logits",
+                where="NoisyScorer",
+                fix="build both with the same number of experts",
+            )
         return Scores(clean + torch.randn_like(clean) * std, clean, std)
 
     def _spread(self, inp: RouteInput) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from terramoe.errors import RoutingError
 from terramoe.moe.routing import RouteInput
 from terramoe.moe.selectors.pairs import Pairs, pairs_from_choices, pairs_from_mask
-from terramoe.moe.selectors.topk import ordered_top
+from terramoe.moe.selectors.topk import TopK, ordered_top
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class Sinkhorn:
     couples_items = True
 
     def __call__(self, choice: Tensor, inp: RouteInput) -> Pairs:
-        """Logits (T, E) -> k experts per valid item."""
+        """Logits (T, E) -> k experts per valid item. RoutingError when k is not in 1..E."""
+        k = TopK(self.k).checked_k(choice.shape[-1], "selector Sinkhorn")
         balanced = choice.detach().double().clone()
         for items in _groups(choice, inp):
             z = balanced[items]
@@ -93,7 +94,7 @@ class Sinkhorn:
                 z = z - z.logsumexp(1, keepdim=True)
                 z = z - z.logsumexp(0, keepdim=True)
             balanced[items] = z
-        return pairs_from_choices(ordered_top(balanced, self.k), inp.mask)
+        return pairs_from_choices(ordered_top(balanced, k), inp.mask)
 
 
 def _groups(choice: Tensor, inp: RouteInput) -> list[Tensor]:

@@ -77,7 +77,13 @@ class GroupedSoftmax:
     groups: int
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """(T, E) -> (T, E)."""
+        """(T, E) -> (T, E). RoutingError if groups do not divide E."""
+        if self.groups < 1 or logits.shape[-1] % self.groups:
+            raise RoutingError(
+                f"{self.groups} groups of {logits.shape[-1]} experts",
+                where="link GroupedSoftmax",
+                fix="let groups divide E",
+            )
         return logits.unflatten(-1, (self.groups, -1)).softmax(-1).flatten(-2)
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from terramoe.moe.routing import RouteInput
-from terramoe.moe.selectors.pairs import Pairs
-from terramoe.moe.selectors.topk import TopK
+from terramoe.moe.selectors.pairs import Pairs, pairs_from_choices
+from terramoe.moe.selectors.topk import TopK, ordered_top
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class RandomK:
     couples_items = False
 
     def __call__(self, choice: Tensor, inp: RouteInput) -> Pairs:
-        """Scores (T, E), of which only the shape is used -> pairs."""
+        """Scores (T, E), of which only the shape is used -> pairs. RoutingError when k is not in 1..E."""
+        k = TopK(self.k).checked_k(choice.shape[-1], "selector RandomK")
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.rand(choice.shape, generator=generator).to(choice.device)
-        return TopK(self.k)(noise, inp)
+        return pairs_from_choices(ordered_top(noise, k), inp.mask)

@@ -50,19 +50,25 @@ class Table(nn.Module):
     def forward(self, choice: Tensor, inp: RouteInput) -> Pairs:
         """Scores (T, E), of which only the shape is used, and the key (T,) -> pairs."""
         value = inp.key(self.key, "selector Table").long()
+        self._check(value, choice.shape[1])
+        return pairs_from_choices(self.table[value], inp.mask)
+
+    def _check(self, value: Tensor, experts: int) -> None:
+        if torch.compiler.is_compiling():  # a traced graph cannot raise on values
+            return
         if value.numel() and not 0 <= int(value.min()) <= int(value.max()) < self.table.shape[0]:
             raise RoutingError(
                 f"'{self.key}' has values {int(value.min())} to {int(value.max())}",
                 where="selector Table",
                 fix=f"use 0 to {self.table.shape[0] - 1}, or build a larger table",
             )
-        if self.table.numel() and int(self.table.max()) >= choice.shape[1]:
+        wrong = self.table[(self.table < 0) | (self.table >= experts)]
+        if wrong.numel():
             raise RoutingError(
-                f"the table names expert {int(self.table.max())} of {choice.shape[1]}",
+                f"the table names expert {int(wrong[0])} of {experts}",
                 where="selector Table",
                 fix="build it with the layer's number of experts",
             )
-        return pairs_from_choices(self.table[value], inp.mask)
 
 
 class HashedItem(nn.Module):
@@ -90,5 +96,5 @@ class HashedItem(nn.Module):
                 fix="build it with the width of its input",
             )
         bits = (x @ self.directions.T.to(x.dtype) > 0).long()
-        bucket = (bits << torch.arange(bits.shape[1], device=bits.device)).sum(-1)
+        bucket = (bits * 2 ** torch.arange(bits.shape[1], device=bits.device)).sum(-1)  # ONNX cannot shift int64
         return pairs_from_choices((bucket % choice.shape[1])[:, None], inp.mask)

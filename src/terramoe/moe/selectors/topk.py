@@ -54,12 +54,10 @@ class TopK:
         """Scores (T, E) -> pairs. RoutingError when k is not in 1..E."""
         return pairs_from_choices(ordered_top(choice, self.checked_k(choice.shape[-1])), inp.mask)
 
-    def checked_k(self, experts: int) -> int:
+    def checked_k(self, experts: int, where: str = "selector TopK") -> int:
         """k, or RoutingError when there are fewer experts."""
         if not 1 <= self.k <= experts:
-            raise RoutingError(
-                f"k = {self.k} with {experts} experts", where="selector TopK", fix=f"choose k in 1..{experts}"
-            )
+            raise RoutingError(f"k = {self.k} with {experts} experts", where=where, fix=f"choose k in 1..{experts}")
         return self.k
 
 

@@ -74,6 +74,10 @@ class Support:
     of_logits: bool = False
     couples_items = False
 
+    def __post_init__(self) -> None:
+        if self.most is not None and self.most < 1:
+            raise RoutingError(f"most = {self.most}", where="selector Support", fix="use at least 1, or None")
+
     @property
     def needs(self) -> str:
         return "logits" if self.of_logits else "probs"
