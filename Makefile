@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEV := $(VENV)/.dev
 
-.PHONY: demo test null lint docs clean
+.PHONY: demo test null bench lint docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/terramoe demo -o demo --overwrite
@@ -17,6 +17,10 @@ test: $(DEV)
 # Do the statistics tell the truth? Simulated systems of known difference; the last line is JSON.
 null: $(INSTALLED)
 	@$(BIN)/python -m terramoe.experiments.null
+
+# Speed and memory beside a dense block and other libraries; QUICK=1 for a fixed subset in 3 minutes.
+bench: $(DEV)
+	$(BIN)/python bench/moe_layer.py $(if $(QUICK),--quick)
 
 lint: $(DEV)
 	$(BIN)/ruff check

@@ -1,14 +1,21 @@
-"""Write the table of systems into README.md, from their cards. ``--check`` only says whether it is up to date."""
+"""Write the generated tables: systems into README.md from their cards, claims into evaluation.md from claims.json.
+
+``--check`` only says whether they are up to date. claims.json is what ``terramoe reproduce --all`` found.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+from terramoe.experiments.reproduce import results_table
 from terramoe.systems import SYSTEMS, card
 
-README = Path(__file__).parent.parent / "README.md"
-START, END = "<!-- systems: made by docs/make_tables.py -->", "<!-- end of systems -->"
+DOCS = Path(__file__).parent
+README, EVALUATION, CLAIMS = DOCS.parent / "README.md", DOCS / "evaluation.md", DOCS / "claims.json"
+SYSTEMS_MARKS = "<!-- systems: made by docs/make_tables.py -->", "<!-- end of systems -->"
+CLAIMS_MARKS = "<!-- claims: made by docs/make_tables.py from docs/claims.json -->", "<!-- end of claims -->"
 
 
 def systems_table() -> str:
@@ -24,19 +31,30 @@ def systems_table() -> str:
     return "\n".join(rows)
 
 
-def with_table(text: str) -> str:
-    """The README's text with the table between its marks replaced."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{systems_table()}\n{END}{after}"
+def with_table(text: str, marks: tuple[str, str], table: str) -> str:
+    """A page's text with the table between its marks replaced."""
+    start, end = marks
+    before, _, rest = text.partition(start)
+    _, _, after = rest.partition(end)
+    return f"{before}{start}\n{table}\n{end}{after}"
+
+
+def pages() -> dict[Path, str]:
+    """What every page with a generated table should hold."""
+    claims = results_table(json.loads(CLAIMS.read_text()))
+    return {
+        README: with_table(README.read_text(), SYSTEMS_MARKS, systems_table()),
+        EVALUATION: with_table(EVALUATION.read_text(), CLAIMS_MARKS, claims),
+    }
 
 
 def main() -> int:
-    """Write, or with --check compare; returns 1 if the table is out of date."""
-    text = README.read_text()
+    """Write, or with --check compare; returns 1 if a table is out of date."""
+    made = pages()
     if "--check" in sys.argv:
-        return int(with_table(text) != text)
-    README.write_text(with_table(text))
+        return int(any(path.read_text() != text for path, text in made.items()))
+    for path, text in made.items():
+        path.write_text(text)
     return 0
 
 

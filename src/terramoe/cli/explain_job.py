@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from affine import Affine
 from jsonargparse import Namespace
+from rasterio.windows import Window
+from rasterio.windows import transform as transform_of
 from rich.console import Console
+from rich.markup import escape
 
 from terramoe.cli.options import INDIAN_PINES, WORLD, read_scene
 from terramoe.data import Raster, open_raster, raster_of, read_labels
@@ -21,7 +23,7 @@ from terramoe.reporting.explain_figures import explanation_figure
 from terramoe.storage import RasterForm, write_bytes, write_cog, write_json
 
 MOST_BANDS = 10  # that are printed
-LARGE_GAP = 0.05  # share of the explained difference
+LARGE_GAP = 0.05  # share of what the bands make, for and against
 
 
 def open_image(chosen: Namespace) -> tuple[Raster, np.ndarray | None]:
@@ -75,7 +77,8 @@ def write_explanation(
 ) -> list[Path]:
     """``attribution.tif`` on the raster's grid, a band a band; ``explanation.png`` and ``explanation.json``."""
     folder, box = Path(output), found.box
-    transform = None if raster.transform is None else raster.transform * Affine.translation(box.column, box.row)
+    window = Window(box.column, box.row, box.width, box.height)
+    transform = None if raster.transform is None else transform_of(window, raster.transform)
     names = _names(raster) if found.by_band is not None else [found.method]
     form = RasterForm(box.height, box.width, tuple(names), "float32", float("nan"), raster.crs, transform)
     paths = [folder / name for name in ("attribution.tif", "explanation.png", "explanation.json")]
@@ -88,7 +91,8 @@ def write_explanation(
 
 def print_facts(told: dict[str, Any], console: Console) -> None:
     """The score, and the bands that count most."""
-    console.print(f"{_title(told)}: logit {told['score']:.3f}, of the mean spectrum {told['baseline']:.3f}")
+    scores = f"logit {told['score']:.3f}, of the mean spectrum {told['baseline']:.3f}"
+    console.print(f"{_title(told)}: {scores}", highlight=False, markup=False)
     if told.get("truth") is not None:
         console.print(f"The label here is {told['truth']}.", highlight=False)
     for layer, expert in told.get("experts", {}).items():
@@ -99,7 +103,7 @@ def print_facts(told: dict[str, Any], console: Console) -> None:
         table.add_column("band")
         table.add_column("sum over the window", justify="right")
         for name, value in strongest:
-            table.add_row(name, f"{value:+.4g}")
+            table.add_row(escape(name), f"{value:+.4g}")
         console.print(table)
     if told["gap"] is None:
         return
@@ -109,7 +113,7 @@ def print_facts(told: dict[str, Any], console: Console) -> None:
         f"experts {told['rerouted']:+.3f}; {told['gap']:+.3f} is left unexplained.",
         highlight=False,
     )
-    if abs(told["gap"]) > LARGE_GAP * abs(difference):
+    if abs(told["gap"]) > LARGE_GAP * sum(map(abs, told["bands"].values())):
         console.print("[yellow]That is much: use more --steps.[/yellow]")
 
 

@@ -1,19 +1,30 @@
-"""Data: ``rasters`` (safe, by window), ``labels``, ``scenes``, ``splits``, ``audit``, ``normalise``.
+"""Data: ``rasters`` (safe, by window), ``labels``, ``scenes``, ``splits``, ``audit``, ``normalise``; tables of points:
+``point_table`` and ``audit_table``.
 
 ``gdal`` and ``arrays`` read the formats. Nothing here knows of models or of torch.
 """
 
-from terramoe.data.audit import SplitAudit, audit_scene, audit_split, baselines
+from terramoe.data.audit import SplitAudit, audit_scene, audit_split, baselines, distances_of
+from terramoe.data.audit_table import TableAudit, audit_table
 from terramoe.data.labels import read_labels
 from terramoe.data.normalise import Normaliser, fit_normaliser
+from terramoe.data.point_table import PointTable, read_points
 from terramoe.data.rasters import Raster, open_raster, raster_of
 from terramoe.data.scenes import Scene, indian_pines, load_scene
 from terramoe.data.splits import (
     BlockSplit,
     FieldSplit,
+    GroupSplit,
+    KNNDMSplit,
+    LabelledPixels,
+    LeaveGroupOut,
+    OfficialSplit,
+    PointBlockSplit,
+    PointKNNDM,
     RandomSplit,
     Split,
     Splitter,
+    autocorrelation_range,
     missing_classes,
     require_all_classes,
 )
@@ -21,16 +32,28 @@ from terramoe.data.splits import (
 __all__ = [
     "BlockSplit",
     "FieldSplit",
+    "GroupSplit",
+    "KNNDMSplit",
+    "LabelledPixels",
+    "LeaveGroupOut",
     "Normaliser",
+    "OfficialSplit",
+    "PointBlockSplit",
+    "PointKNNDM",
+    "PointTable",
     "RandomSplit",
     "Raster",
     "Scene",
     "Split",
     "SplitAudit",
     "Splitter",
+    "TableAudit",
     "audit_scene",
     "audit_split",
+    "audit_table",
+    "autocorrelation_range",
     "baselines",
+    "distances_of",
     "fit_normaliser",
     "indian_pines",
     "load_scene",
@@ -38,5 +61,6 @@ __all__ = [
     "open_raster",
     "raster_of",
     "read_labels",
+    "read_points",
     "require_all_classes",
 ]

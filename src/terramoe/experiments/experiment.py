@@ -127,8 +127,9 @@ def run_experiment(
 
 def audit(plan: Plan, scene: Scene) -> list[SplitAudit]:
     """Audit the plan's split beside the two other kinds, so that a leak is seen in numbers."""
-    kinds = ("random", "block", "field")
-    return audit_scene(scene, {kind: plan.split.splitter(kind) for kind in kinds}, radius=plan.split.guard)
+    kinds = dict.fromkeys(("random", "block", "field", plan.split.kind))
+    splitters = {kind: plan.split.splitter(kind, scene.valid) for kind in kinds}
+    return audit_scene(scene, splitters, radius=plan.split.guard)
 
 
 def write_run(experiment: Experiment, folder: RunFolder, colours: list[tuple[int, int, int]]) -> None:

@@ -124,7 +124,7 @@ class Plan:
 
     def folds(self, scene: Scene) -> dict[int, Split]:
         """The fold that each seed tests."""
-        splits = list(self.split.splitter().masks(scene.labels))
+        splits = list(self.split.splitter(area=scene.valid).masks(scene.labels))
         return {seed: splits[seed % len(splits)] for seed in self.run_seeds()}
 
     def plain(self) -> dict[str, Any]:

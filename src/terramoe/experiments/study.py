@@ -115,7 +115,7 @@ def run_study(
 
 def _runs(plan: Plan, scene: Scene, variants: Sequence[Variant], every_fold: bool) -> list[tuple[int, Split, Variant]]:
     """Seed by seed, so that a study that is stopped early is balanced."""
-    folds = list(plan.split.splitter().masks(scene.labels))
+    folds = list(plan.split.splitter(area=scene.valid).masks(scene.labels))
     return [
         (seed, split, variant)
         for seed, own in plan.folds(scene).items()
