@@ -17,6 +17,7 @@ from terramoe.experiments.evaluate import fair_pixels
 from terramoe.experiments.perturb import KINDS, perturb
 from terramoe.experiments.shift import ShiftSettings, shift_csv, shift_report
 from terramoe.inference import load_predictor, predict_array
+from terramoe.moe import RoutingMeter
 from terramoe.reporting import class_colours
 from terramoe.reporting.shift_figures import shift_curves
 from terramoe.storage import RunFolder
@@ -189,10 +190,7 @@ def test_the_drop_is_counted_on_the_pixels_that_are_left(scene, linear):
     for row in rows[1:]:
         changed = perturb(scene, row.kind, row.severity, settings.seed)
         scored = split.test & changed.valid
-        before, now = (
-            accuracy(weights, scene, scored),
-            accuracy(weights, dataclasses.replace(changed, labels=scene.labels), scored),
-        )
+        before, now = (accuracy(weights, seen.image, scene.labels, scored) for seen in (scene, changed))
         assert row.pixels == scored.sum()
         assert row.overall.value == pytest.approx(now)
         assert row.drop.value == pytest.approx(100 * (before - now))
@@ -262,12 +260,20 @@ def test_routing_is_compared_with_the_unchanged_scene(report):
     predictor, scene, split, rows = report
     row = next(row for row in rows if row.kind == "bands" and row.severity == 0.5)
     changed = perturb(scene, "bands", 0.5, 0)
-    before, now = (predict_array(predictor, s.image, s.valid, hide=split.train) for s in (scene, changed))
+    meters = [RoutingMeter(), RoutingMeter()]
+    before, now = (
+        predict_array(predictor, s.image, s.valid, hide=split.train, meter=meter)
+        for s, meter in zip((scene, changed), meters, strict=True)
+    )
     for layer, share in row.moved.items():
         other = before.routing[layer][0][split.test] != now.routing[layer][0][split.test]
         assert share == pytest.approx(other.mean())
     assert max(row.moved.values()) > 0
-    assert all(0 < change <= 1 for change in row.load_change.values())
+    old, new = (meter.compute() for meter in meters)
+    for layer, change in row.load_change.items():  # total variation: what the gaining experts gain
+        gains = np.subtract(new[layer].load, old[layer].load)
+        assert change == pytest.approx(gains[gains > 0].sum())
+        assert change > 0
     assert all(np.isclose(row.plain()["moved"], np.mean(list(row.moved.values()))) for row in rows)
 
 
