@@ -12,6 +12,7 @@ from terramoe.errors import ConfigError, ModelFileError
 from terramoe.evaluation import Cost
 from terramoe.experiments import Plan, SplitSettings
 from terramoe.experiments import study as study_module
+from terramoe.experiments.diff import diff_cards, read_card
 from terramoe.experiments.record import RunRecord, load_record
 from terramoe.experiments.study import Variant, run_study, with_controls
 from terramoe.experiments.study_summary import summarise_study
@@ -164,3 +165,14 @@ def test_one_variant_has_nothing_to_be_compared_with():
     summary = summarise_study([made_record("one", "routed", seed, 90) for seed in range(2)])
     assert not summary.controls
     assert summary.systems is None
+
+
+def test_a_study_has_a_card_that_names_what_changed(study, scene, tmp_path):
+    _, folder = study
+    one = read_card(folder)
+    run_study(
+        make_plan(train=TrainSettings(steps=1, batch=1, crop=32), seeds=1), [Variant("mambamoe")], scene, tmp_path
+    )
+    changed = {change.key for change in diff_cards(one, read_card(tmp_path))}
+    assert {"plan.train.steps", "plan.seeds"} <= changed
+    assert not any(key.startswith("facts.data") for key in changed)

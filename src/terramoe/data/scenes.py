@@ -52,6 +52,8 @@ class Scene:
         class_values: the value in the label file of class 1, 2, ..., K.
         class_names: a name for each.
         crs, transform: georeference, None if the image has none.
+        band_names: as the file gives them, "" for a band without; () if they are unknown.
+        nodata: the file's nodata value, None if it has none.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Scene:
     class_names: tuple[str, ...]
     crs: CRS | None = None
     transform: Affine | None = None
+    band_names: tuple[str, ...] = ()
+    nodata: float | None = None
 
     @property
     def bands(self) -> int:
@@ -127,6 +131,8 @@ def load_scene(
         class_names=tuple(names),
         crs=raster.crs,
         transform=raster.transform,
+        band_names=raster.band_names,
+        nodata=raster.nodata,
     )
 
 

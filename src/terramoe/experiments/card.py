@@ -88,7 +88,9 @@ def assemble(plan: Plan, scene: Scene, folds: Mapping[int, Split], systems: Mapp
 def _data(scene: Scene) -> dict[str, Any]:
     """What the pixels are. A digest for each band tells another order of bands from other values."""
     return {
+        "band_names": list(scene.band_names),
         "band_digests": [_digest(band) for band in scene.image],
+        "nodata": scene.nodata,
         "valid_pixels": int(scene.valid.sum()),
         "valid_digest": _digest(scene.valid),
         "labelled_pixels": int((scene.labels > 0).sum()),

@@ -13,6 +13,7 @@ from terramoe.data import Scene, Split
 from terramoe.data.splits import block_ids
 from terramoe.errors import DataError, ModelFileError
 from terramoe.experiments.assess import Scores, assess, pool
+from terramoe.experiments.card import plain
 from terramoe.experiments.plan import SplitSettings, scene_digest
 from terramoe.inference import Predictor, load_predictor
 from terramoe.storage import RunFolder
@@ -39,15 +40,17 @@ class Evaluation:
         """As JSON-able values; null where a score does not exist."""
         s = self.scores
         recalls = {name: asdict(r) for name, r in zip(self.class_names, s.recall, strict=True) if not np.isnan(r.value)}
-        return {
-            "which": self.which,
-            "pixels": self.pixels,
-            "overall_accuracy": asdict(s.overall),
-            "average_accuracy": asdict(s.average),
-            "kappa": asdict(s.kappa),
-            "ece": s.reliability.ece,
-            "recall": recalls,
-        }
+        return plain(
+            {
+                "which": self.which,
+                "pixels": self.pixels,
+                "overall_accuracy": asdict(s.overall),
+                "average_accuracy": asdict(s.average),
+                "kappa": asdict(s.kappa),
+                "ece": s.reliability.ece,
+                "recall": recalls,
+            }
+        )
 
 
 def evaluate_model(model: str | Path, scene: Scene) -> Evaluation:

@@ -10,11 +10,12 @@ from typing import Any
 from terramoe.data import Scene, Split
 from terramoe.errors import ConfigError
 from terramoe.experiments.assess import Assessment, assess, assess_ensemble
+from terramoe.experiments.card import assemble
 from terramoe.experiments.experiment import Progress, Silent
 from terramoe.experiments.plan import Plan, scene_digest
 from terramoe.experiments.record import RunRecord, load_record, record_of, results_csv
-from terramoe.experiments.train import check_plan, train_on_scene
-from terramoe.storage import write_text
+from terramoe.experiments.train import build_for, check_plan, train_on_scene
+from terramoe.storage import write_json, write_text
 from terramoe.systems import CONTROLS, ROUTED
 
 Measure = Callable[[Assessment, Scene, Split], dict[str, float]]
@@ -73,7 +74,7 @@ def run_study(
 ) -> list[RunRecord]:
     """Train and assess every variant on every seed's fold; finished runs found in ``folder`` are not trained again.
 
-    Writes ``runs/SYSTEM.VARIANT.SEED.FOLD.json`` after each run, and ``results.csv`` over all of them.
+    Writes ``runs/SYSTEM.VARIANT.SEED.FOLD.json`` after each run, ``results.csv`` over all of them, and ``card.json``.
 
     Args:
         plan: its ``system`` is not read; ``model`` holds for every variant.
@@ -110,7 +111,14 @@ def run_study(
             record.save(path)
             records.append(record)
         write_text(folder / "results.csv", results_csv(records))
+    write_json(folder / "card.json", _card(plan, variants, scene))
     return records
+
+
+def _card(plan: Plan, variants: Sequence[Variant], scene: Scene) -> dict[str, Any]:
+    """Everything that decides the results, for ``diff``."""
+    systems = {v.label: build_for(_plan_of(plan, v), scene, plan.train.seed, v.control) for v in variants}
+    return {"plan": plan.plain(), "facts": assemble(plan, scene, plan.folds(scene), systems)}
 
 
 def _runs(plan: Plan, scene: Scene, variants: Sequence[Variant], every_fold: bool) -> list[tuple[int, Split, Variant]]:

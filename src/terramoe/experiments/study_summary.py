@@ -19,6 +19,7 @@ from terramoe.evaluation import (
     rank_systems,
 )
 from terramoe.evaluation.family import Family, Tally, compare_all, compare_with_controls
+from terramoe.experiments.card import plain
 from terramoe.experiments.record import RunRecord
 from terramoe.systems import ROUTED
 
@@ -78,13 +79,16 @@ class StudySummary:
 
     def plain(self) -> dict[str, Any]:
         """As JSON-able values."""
-        return {
-            "rope": self.rope,
-            "scores": {label: asdict(score) for label, score in self.scores.items()},
-            "against_controls": {system: _plain(family) for system, family in self.controls.items()},
-            "systems": None if self.systems is None else _plain(self.systems),
-            "tallies": {system: asdict(t) for system, t in self.tallies.items()},
-        }
+        return plain(
+            {
+                "rope": self.rope,
+                "scores": {label: asdict(score) for label, score in self.scores.items()},
+                "against_controls": {system: _rows(family) for system, family in self.controls.items()},
+                "systems": None if self.systems is None else _rows(self.systems),
+                "tallies": {system: asdict(t) for system, t in self.tallies.items()},
+                "ranks": None if self.ranks is None else asdict(self.ranks),
+            }
+        )
 
 
 def summarise_study(records: Sequence[RunRecord], *, rope: float = 0.5) -> StudySummary:
@@ -154,7 +158,7 @@ def _score(runs: Sequence[RunRecord]) -> VariantScore:
     )
 
 
-def _plain(family: Family) -> list[dict[str, Any]]:
+def _rows(family: Family) -> list[dict[str, Any]]:
     return [
         {"a": a, "b": b, **asdict(comparison), "p_holm": family.p_holm[a, b]}
         for (a, b), comparison in family.comparisons.items()

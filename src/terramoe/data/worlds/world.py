@@ -139,7 +139,7 @@ class World:
         hide_clouds: bool = False,
     ) -> Scene:
         """What ``stack`` gives, with the labels of the last date chosen: a scene like any other."""
-        image, valid, _ = self.stack(sensors, dates, hide_clouds=hide_clouds)
+        image, valid, names = self.stack(sensors, dates, hide_clouds=hide_clouds)
         labels = np.where(valid, self.labels_at(max(self._choose(sensors, dates)[1])), 0)
         present = np.unique(labels[labels > 0])
         return Scene(
@@ -151,6 +151,7 @@ class World:
             class_names=tuple(self.class_names[value - 1] for value in present),
             crs=self.crs,
             transform=self.transform,
+            band_names=names,
         )
 
     def _choose(self, sensors: Sequence[str] | None, dates: Sequence[int] | None) -> tuple[list[str], list[int]]:
