@@ -258,6 +258,3 @@ def two_view_loss():
         return views.loss, views.task, views.consistency, views.first, views.second
 
     return seeded(run), [x, *learned(module)]
-
-
-case("stochastic.symmetric_kl")(of_values(lambda a, b: stochastic.symmetric_kl(a, b, mask=MASK), (T, D), (T, D)))

@@ -55,7 +55,10 @@ for _name, _cases in {
     },
     "output_correlation": {"": of_values(objectives.output_correlation, (E, T, D))},
     "hoyer_square": {"": of_values(objectives.hoyer_square, (T, D))},
-    "symmetric_kl": {"": of_values(objectives.symmetric_kl, (T, D), (T, D))},
+    "symmetric_kl": {
+        "": of_values(objectives.symmetric_kl, (T, D), (T, D)),
+        "masked": of_values(lambda a, b: objectives.symmetric_kl(a, b, mask=MASK), (T, D), (T, D)),
+    },
     "mutual_information": {"": of_values(lambda z: objectives.mutual_information(z.exp()), (2, E))},
     "gating_balance": {"": of_values(lambda z: objectives.gating_balance(z.softmax(-1)), (2, E))},
     "at_least_float32": {"": of_values(reductions.at_least_float32, (T,))},

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from terramoe.errors import RoutingError
 from terramoe.moe.experts.lora import LoRABank
+from terramoe.moe.in_place import collected_routings, keys_of_rows
 from terramoe.moe.layer import MoELayer, Selector
 from terramoe.moe.routing import RouteInput, Routing
 from terramoe.moe.scorers import LinearScorer, Scores
@@ -35,7 +35,7 @@ class LoRALinear(nn.Module):
         y, rows = self.base(x), x.reshape(-1, x.shape[-1])
         if rows.shape[0] == 0:
             return y
-        update, _ = self.experts(rows, keys=_for_rows(keys or {}, x, rows.shape[0]))
+        update, _ = self.experts(rows, keys=keys_of_rows(keys, x, "LoRALinear"))
         return y + update.view_as(y)
 
     @torch.no_grad()
@@ -47,7 +47,7 @@ class LoRALinear(nn.Module):
         weight, training = self.base.weight, self.experts.training
         noise = torch.randn(15, self.base.in_features, generator=torch.Generator().manual_seed(0))
         probes = torch.cat([torch.zeros(1, self.base.in_features), 10 * noise]).to(weight.device, weight.dtype)
-        shared = _for_rows(keys or {}, probes[None], len(probes))
+        shared = keys_of_rows(keys, probes[None], "LoRALinear")
         self.experts.eval()
         try:
             dense = self.experts.route(RouteInput(probes, keys=shared)).dense()
@@ -149,19 +149,9 @@ def routed(model: nn.Module, keys: Mapping[str, Tensor] | None = None) -> Iterat
     A model that calls its linear layers with x alone can so be told the task or the sensor. The keys' first dimension
     is that of the layers' inputs; all inner rows of x[i] share row i.
     """
-    records: dict[str, list[Routing]] = {}
-    handles = []
-    try:
-        names = {layer: name for name, layer in reversed(_some_lora_layers(model).items())}  # the first name counts
-        for layer, name in reversed(names.items()):
-            records[name] = []
-            handles.append(layer.experts.register_forward_hook(partial(_record, records[name])))
-            if keys:
-                handles.append(layer.register_forward_pre_hook(partial(_give_keys, keys), with_kwargs=True))
+    names = {layer: name for name, layer in reversed(_some_lora_layers(model).items())}  # the first name counts
+    with collected_routings({name: layer for layer, name in reversed(names.items())}, keys) as records:
         yield records
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class BlendScorer(nn.Module):
@@ -270,23 +260,3 @@ def _some_lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
 def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, new)
-
-
-def _for_rows(keys: Mapping[str, Tensor], x: Tensor, rows: int) -> dict[str, Tensor]:
-    """Keys with one row per x[i] -> one row per item."""
-    for name, key in keys.items():
-        if key.shape[:1] != x.shape[:1]:
-            raise RoutingError(
-                f"'{name}' has {tuple(key.shape)}, the layer's input {tuple(x.shape)}",
-                where="LoRALinear",
-                fix="give one row per first dimension of the input, and a single row for merging",
-            )
-    return {name: key.repeat_interleave(rows // x.shape[0], dim=0) for name, key in keys.items()}
-
-
-def _record(into: list[Routing], layer: nn.Module, args: Any, output: tuple[Tensor, Routing]) -> None:
-    into.append(output[1])
-
-
-def _give_keys(keys: Mapping[str, Tensor], layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-    return args, {**kwargs, "keys": keys}

@@ -7,11 +7,11 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from terramoe.errors import RoutingError
 from terramoe.moe.experts import Bank
 from terramoe.moe.layer import MoELayer
+from terramoe.moe.objectives import symmetric_kl
 from terramoe.moe.routing import RouteInput
 from terramoe.moe.scorers import Scores
 from terramoe.moe.selectors import TopK
@@ -124,22 +124,3 @@ def two_view_loss(
     task = loss_fn(first, batch) + loss_fn(second, batch)
     consistency = symmetric_kl(first, second, class_dim)
     return TwoViews(task + weight * consistency, task, consistency, first, second)
-
-
-def symmetric_kl(first: Tensor, second: Tensor, class_dim: int = -1, mask: Tensor | None = None) -> Tensor:
-    """Scalar: mean over the places of ``(KL(p||q) + KL(q||p)) / 2`` for two logits of one shape, in nats.
-
-    Equal to half the sum over the classes of ``(p - q) (log p - log q)``. ``mask`` has the shape of the logits
-    without classes; False places do not count, and without any place the result is 0.
-    """
-    if first.shape != second.shape:
-        raise RoutingError(
-            f"the two views have shapes {tuple(first.shape)} and {tuple(second.shape)}",
-            where="symmetric_kl",
-            fix="compare two forwards of the same batch",
-        )
-    p, q = F.log_softmax(first, class_dim), F.log_softmax(second, class_dim)
-    gap = ((p.exp() - q.exp()) * (p - q)).sum(class_dim) / 2
-    if mask is None:
-        return gap.mean()
-    return torch.where(mask, gap, 0.0).sum() / mask.sum().clamp_min(1)

@@ -10,12 +10,12 @@ import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 
 from terramoe.errors import RoutingError
 from terramoe.moe.conversion.dense_ffn import read_ffn
+from terramoe.moe.in_place import collected_routings, keys_of_rows
 from terramoe.moe.routing import Routing
 
 Convert = Callable[[str, nn.Module], nn.Module]
@@ -39,7 +39,7 @@ class RoutedFFN(nn.Module):
         rows = x.reshape(-1, x.shape[-1])
         if rows.shape[0] == 0:
             return x.new_zeros(*x.shape[:-1], self.dim_out)
-        y, _ = self.experts(rows, keys=_for_rows(keys or {}, x, rows.shape[0]))
+        y, _ = self.experts(rows, keys=keys_of_rows(keys, x, "RoutedFFN"))
         return y.view(*x.shape[:-1], self.dim_out)
 
 
@@ -116,17 +116,8 @@ def routed_ffns(model: nn.Module, keys: Mapping[str, Tensor] | None = None) -> I
     layers = {name: part for name, part in model.named_modules() if isinstance(part, RoutedFFN)}
     if not layers:
         raise RoutingError("the model has no routed FFNs", where="routed_ffns", fix="call convert_ffns first")
-    records: dict[str, list[Routing]] = {name: [] for name in layers}
-    handles = []
-    try:
-        for name, layer in layers.items():
-            handles.append(layer.experts.register_forward_hook(partial(_record, records[name])))
-            if keys:
-                handles.append(layer.register_forward_pre_hook(partial(_give_keys, keys), with_kwargs=True))
+    with collected_routings(layers, keys) as records:
         yield records
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -163,25 +154,5 @@ def _keeps_width(module: nn.Module) -> bool:
     return weights.w_in.shape[0] == weights.w_out.shape[1]
 
 
-def _for_rows(keys: Mapping[str, Tensor], x: Tensor, rows: int) -> dict[str, Tensor]:
-    """Keys with one row per x[i] -> one row per item."""
-    for name, key in keys.items():
-        if key.shape[:1] != x.shape[:1]:
-            raise RoutingError(
-                f"'{name}' has {tuple(key.shape)}, the layer's input {tuple(x.shape)}",
-                where="RoutedFFN",
-                fix="give one row per first dimension of the input",
-            )
-    return {name: key.repeat_interleave(rows // x.shape[0], dim=0) for name, key in keys.items()}
-
-
-def _record(into: list[Routing], layer: nn.Module, args: Any, output: tuple[Tensor, Routing]) -> None:
-    into.append(output[1])
-
-
 def _record_input(into: list[Tensor], layer: nn.Module, args: tuple[Tensor, ...]) -> None:
     into.append(args[0].reshape(-1, args[0].shape[-1]))
-
-
-def _give_keys(keys: Mapping[str, Tensor], layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-    return args, {**kwargs, "keys": keys}

@@ -41,14 +41,15 @@ def router_cross_entropy(routing: Routing, expert: Tensor) -> Tensor:
     return mean_over(labelled, functional.cross_entropy(logits, known.long(), reduction="none"))
 
 
-def symmetric_kl(logits_a: Tensor, logits_b: Tensor) -> Tensor:
-    """Half of KL(a | b) + KL(b | a) of two predictions, mean over the rows, in nats; 0 when they agree.
+def symmetric_kl(logits_a: Tensor, logits_b: Tensor, class_dim: int = -1, mask: Tensor | None = None) -> Tensor:
+    """Half of KL(a | b) + KL(b | a) of two predictions, mean over the places, in nats; 0 when they agree.
 
     Two forward passes through different random experts should predict the same (Taming Sparsely Activated
     Transformer with Stochastic Experts, 2021, arXiv 2110.04260). The gradient reaches both.
 
     Args:
-        logits_a, logits_b: (..., classes) of the same rows; classes come last.
+        logits_a, logits_b: of one shape, with the classes on ``class_dim``.
+        mask: bool of that shape without classes; False places do not count. None: all do.
     """
     if logits_a.shape != logits_b.shape:
         raise RoutingError(
@@ -56,5 +57,6 @@ def symmetric_kl(logits_a: Tensor, logits_b: Tensor) -> Tensor:
             where="symmetric_kl",
             fix="give two predictions for the same rows",
         )
-    log_a, log_b = (at_least_float32(x).log_softmax(-1) for x in (logits_a, logits_b))
-    return 0.5 * ((log_a.exp() - log_b.exp()) * (log_a - log_b)).sum(-1).mean()
+    log_a, log_b = (at_least_float32(x).log_softmax(class_dim) for x in (logits_a, logits_b))
+    gap = 0.5 * ((log_a.exp() - log_b.exp()) * (log_a - log_b)).sum(class_dim)
+    return gap.mean() if mask is None else mean_over(mask.flatten(), gap.flatten())
