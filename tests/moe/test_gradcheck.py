@@ -25,6 +25,7 @@ ELSEWHERE = {
     "recipes": "checked whole, below",
     "conversion": "makes new weights from old ones; it has its own tests",
     "placement": "plans on plain numbers",
+    "in_place": "hands keys in and routings out; computes nothing",
     "statistics": "numbers for reports, without gradient",
 }
 # Selectors and controllers, told by what they must have.
