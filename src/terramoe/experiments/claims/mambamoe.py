@@ -59,8 +59,8 @@ def direction_followed(assessment: Assessment, scene: Scene, split: Split) -> di
 
 CLAIM = Claim(
     system="mambamoe",
-    about="Row crops in two directions, 128 x 128 pixels, 16 bands, 4 crops; blocks of 16 pixels with a guard of 4. "
-    "The four experts have equal widths here, so that they differ in direction only.",
+    about="Row crops in two directions, 128 x 128 pixels, 16 bands, 4 crops; blocks of 16 pixels with a guard of 4, "
+    "150 steps. The four experts have equal widths here, so that they differ in direction only.",
     scene=lambda: row_crops()[0],
     plan=Plan(
         model={"width": 32, "state": 4, "head_width": 32, "window": 2, "expert_widths": (8, 8, 8, 8)},
