@@ -140,13 +140,6 @@ for _name, _run in {"fused_ffn": fused.fused_ffn, "grouped_ffn": grouped_mm.grou
             return lambda: run(x, weight, bank.weights(), pairs, activation), [x, weight, *learned(bank)]
 
 
-@case("experts.dense_weights")
-def dense_weights():
-    weight = pair_weights()
-    pairs = sorting.sort_pairs(some_routing(weight))
-    return lambda: lora.dense_weights(weight, pairs), [weight]
-
-
 CORES = tt_lora.core_shapes((2, 2, 3), 2)
 case("experts.contract")(of_values(lambda x, *cores: tt_lora.contract(x, cores, 2), (T, 4), *CORES))
 case("experts.matrix_of")(of_values(lambda *cores: tt_lora.matrix_of(cores, 2), *CORES))

@@ -19,11 +19,10 @@ from terramoe.moe.adapters import (
     routed,
 )
 from terramoe.moe.experts import lora
-from terramoe.moe.experts.lora import LoRABank, dense_weights
+from terramoe.moe.experts.lora import LoRABank
 from terramoe.moe.experts.tt_lora import TTLoRABank, contract, core_shapes, matrix_of, tt_svd
 from terramoe.moe.output_gate import OutputGate, OutputGatedLayer, gate_balance
 from terramoe.moe.scorers import AttributeScorer, EmbeddedKeyScorer, FixedNoiseScorer
-from terramoe.moe.sorting import sort_pairs
 
 BANKS = {
     "own A": lambda: LoRABank(4, 6, 5, 3),
@@ -155,13 +154,6 @@ def test_a_masked_item_harms_nobody(executor, junk):
     assert (y[4] == 0).all()
     y.sum().backward()
     assert all(p.grad.isfinite().all() for p in layer.bank.parameters())
-
-
-def test_dense_weights_are_those_of_the_record():
-    layer = MoELayer(LinearScorer(6, 4), LoRABank(4, 6, 5, 3), capacity=FixedCapacity(0.6)).double()
-    routing = layer.route(RouteInput(torch.randn(13, 6, dtype=torch.float64)))
-    assert not routing.kept.all()
-    torch.testing.assert_close(dense_weights(routing.weight, sort_pairs(routing)).T, routing.dense())
 
 
 @pytest.mark.parametrize("shared_a", [False, True])

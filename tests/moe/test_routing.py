@@ -1,12 +1,26 @@
 """The record: rows, derived quantities, masks."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terramoe.errors import RoutingError
-from terramoe.moe import All, LinearScorer, ModuleBank, MoELayer, RouteInput, TopK, ZeroScorer, summarise, weighing
+from terramoe.moe import (
+    All,
+    FixedCapacity,
+    LinearScorer,
+    ModuleBank,
+    MoELayer,
+    RouteInput,
+    StackedFFN,
+    TopK,
+    ZeroScorer,
+    summarise,
+    weighing,
+)
 
 
 def make_routing(items=7, experts=4, k=2, seed=0, mask=None, **parts):
@@ -122,3 +136,21 @@ def test_rows_must_match_items(bad):
 def test_items_need_channels():
     with pytest.raises(RoutingError, match="channels last"):
         RouteInput(torch.randn(4))
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_dense_weights_are_the_same_from_fixed_and_from_free_rows(drop):
+    torch.manual_seed(0)
+    capacity = FixedCapacity(0.6) if drop else None
+    layer = MoELayer(LinearScorer(6, 4), StackedFFN(4, 6, 5), selector=TopK(2), capacity=capacity).double()
+    routing = layer.route(RouteInput(torch.randn(13, 6, dtype=torch.float64)))
+    assert routing.fixed_k == 2
+    assert bool(routing.kept.all()) != drop
+    free = dataclasses.replace(routing, fixed_k=None)
+    assert torch.equal(routing.dense(), free.dense())
+    ascent = torch.randn(13, 4, dtype=torch.float64)
+    one, other = (
+        torch.autograd.grad((r.dense() * ascent).sum(), layer.scorer.linear.weight, retain_graph=True)[0]
+        for r in (routing, free)
+    )
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=0)

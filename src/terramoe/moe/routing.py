@@ -133,7 +133,11 @@ class Routing:
     def dense(self) -> Tensor:
         """(T, E): combine weights, 0 where an expert was not chosen or the pair was dropped. Differentiable."""
         weight = torch.where(self.kept, self.weight, torch.zeros_like(self.weight))
-        return weight.new_zeros(self.logits.shape).index_put((self.item, self.expert), weight)
+        if self.fixed_k is None:
+            return weight.new_zeros(self.logits.shape).index_put((self.item, self.expert), weight)
+        # scatter, because its backward is a gather and not the slow general index_put; (E, T) in memory
+        rows = (self.fixed_k, -1)
+        return weight.new_zeros(self.logits.shape[::-1]).scatter(0, self.expert.view(rows), weight.view(rows)).T
 
     def item_entropy(self) -> Tensor:
         """(T,): entropy of the router's distribution for each item, in nats."""

@@ -72,7 +72,7 @@ def forest(path: Path, differences: Mapping[str, Interval], rope: float, *, unit
 def quality_against_cost(
     path: Path, quality: Mapping[str, Interval], cost: Mapping[str, float], *, cost_name: str = "active FLOPs per pixel"
 ) -> Figure:
-    """Accuracy with its interval against active FLOPs or active parameters, on a logarithmic scale.
+    """Accuracy with its interval against active FLOPs or active parameters.
 
     The line joins the systems that no other one beats at equal or lower cost.
 
@@ -91,7 +91,8 @@ def quality_against_cost(
         low, middle, high = (100 * value for value in (found.low, found.value, found.high))
         axes.plot([cost[name]] * 2, [low, high], color=colour, linewidth=1.5)
         axes.plot(cost[name], middle, "o", color=colour, label=name)
-    axes.set_xscale("log")
+    if max(cost.values()) > 3 * min(cost.values()):  # ticks of a short logarithmic axis run into each other
+        axes.set_xscale("log")
     axes.set_xlabel(cost_name)
     axes.set_ylabel("overall accuracy in %, with 95 % interval")
     _legend_beside(axes)

@@ -33,7 +33,6 @@ from terramoe.moe.organisation.masking import zero_masked
 from terramoe.moe.routing import RouteInput, Routing
 from terramoe.moe.scorers import GumbelScorer, LinearScorer
 from terramoe.moe.selectors import TopK, ordered_top
-from terramoe.moe.sorting import SortedPairs
 
 
 class MaskedBank(Bank):
@@ -75,12 +74,11 @@ class MaskedBank(Bank):
         only = F.one_hot(torch.tensor(expert, device=x.device), self.num_experts)
         return self.mix(x, only.expand(x.shape[0], -1))
 
-    def run_routed(self, x: Tensor, weight: Tensor, pairs: SortedPairs) -> Tensor:
-        """Items (T, ..., D), the record's weights (N,) -> weighted sums (T, ..., O)."""
-        counts = torch.tensor(pairs.counts, device=x.device)
-        expert = torch.arange(self.num_experts, device=x.device).repeat_interleave(counts)
-        gates = weight.new_zeros(x.shape[0], self.num_experts)
-        return self.mix(x, gates.index_put((pairs.item, expert), weight[pairs.row]))
+    def run_routed(self, x: Tensor, routing: Routing) -> Tensor:
+        """Items (T, ..., D) -> weighted sums (T, ..., O)."""
+        if routing.mask is not None:  # a masked item may hold NaN, and 0 * NaN is not 0
+            x = torch.where(routing.mask.view(-1, *[1] * (x.ndim - 1)), x, 0)
+        return self.mix(x, routing.dense())
 
     def expert_parameters(self, expert: int) -> int:
         """Scalars that belong to the neurons which the mask leaves open."""

@@ -6,9 +6,8 @@ from torch import Tensor
 
 from terramoe.moe.experts import Bank
 from terramoe.moe.routing import Routing
-from terramoe.moe.sorting import sort_pairs
 
 
 def grouped(x: Tensor, routing: Routing, bank: Bank) -> Tensor:
     """Items (T, ..., D) -> (T, ..., D_out)."""
-    return bank.run_routed(x, routing.weight, sort_pairs(routing))
+    return bank.run_routed(x, routing)

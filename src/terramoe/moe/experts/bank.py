@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from terramoe.errors import RoutingError
-from terramoe.moe.sorting import SortedPairs, combine_rows, take_rows
+from terramoe.moe.routing import Routing
+from terramoe.moe.sorting import combine_rows, sort_pairs, take_rows
 
 
 class Bank(nn.Module):
@@ -45,9 +46,10 @@ class Bank(nn.Module):
         """Rows already dealt to experts: (E, C, ..., D) -> (E, C, ..., D_out)."""
         return torch.stack([self.run(e, rows) for e, rows in enumerate(x)])
 
-    def run_routed(self, x: Tensor, weight: Tensor, pairs: SortedPairs) -> Tensor:
-        """Items (T, ..., D), the record's weights (N,) -> weighted sums (T, ..., D_out); rows nobody reached are 0."""
-        return combine_rows(self.run_sorted(take_rows(x, pairs), pairs.counts), weight, pairs)
+    def run_routed(self, x: Tensor, routing: Routing) -> Tensor:
+        """Items (T, ..., D) -> sums of their experts' outputs with the routing's weights (T, ..., D_out); 0 if none."""
+        pairs = sort_pairs(routing)
+        return combine_rows(self.run_sorted(take_rows(x, pairs), pairs.counts), routing.weight, pairs)
 
     def expert_parameters(self, expert: int) -> int:
         """Number of scalars in one expert's parameters; equal shares unless a subclass knows better."""

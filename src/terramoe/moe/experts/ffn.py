@@ -12,7 +12,8 @@ from terramoe.moe.experts.activations import get_activation
 from terramoe.moe.experts.bank import Bank
 from terramoe.moe.experts.fused import Weights, fused_ffn
 from terramoe.moe.experts.grouped_mm import grouped_ffn
-from terramoe.moe.sorting import SortedPairs
+from terramoe.moe.routing import Routing
+from terramoe.moe.sorting import sort_pairs
 
 
 class StackedFFN(Bank):
@@ -98,15 +99,15 @@ class StackedFFN(Bank):
         y = _plus(hidden @ w.w_out, w.b_out, 1)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
-    def run_routed(self, x: Tensor, weight: Tensor, pairs: SortedPairs) -> Tensor:
-        """Items (T, ..., D), the record's weights (N,) -> weighted sums (T, ..., D_out), by the fastest way here."""
+    def run_routed(self, x: Tensor, routing: Routing) -> Tensor:
+        """Items (T, ..., D) -> weighted sums (T, ..., D_out), by the fastest way here."""
         self.check_width(x)
         weights = self.weights()
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weights = x.to(dtype), Weights(*(None if p is None else p.to(dtype) for p in weights))
         run = fused_ffn if x.device.type == "cpu" else grouped_ffn
-        return run(x, weight, weights, pairs, self.activation)
+        return run(x, routing.weight, weights, sort_pairs(routing), self.activation)
 
     def check_width(self, x: Tensor) -> None:
         """RoutingError unless x (..., D) has this bank's input width."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from terramoe.moe.experts.activations import Activation
-from terramoe.moe.experts.layout import Block, lay_out
+from terramoe.moe.experts.layout import BFLOAT16_ROWS, Block, lay_out
 from terramoe.moe.sorting import SortedPairs, sum_rows
 
 
@@ -66,7 +66,13 @@ class _Run:
         self.inner, self.items = x.shape[1:-1].numel(), x.flatten(1)
         self.width, self.hidden_in = weights.w_in.shape[1:]
         self.hidden, self.width_out = weights.w_out.shape[1:]
-        self.layout = lay_out(pairs.counts, self.inner, flops=2 * self.width * self.hidden_in, device=x.device)
+        self.layout = lay_out(
+            pairs.counts,
+            self.inner,
+            flops=2 * self.width * self.hidden_in,
+            device=x.device,
+            multiple=BFLOAT16_ROWS if x.dtype == torch.bfloat16 else 1,
+        )
         self.item = self.layout.spread(pairs.item)
         self.num_weights, self.weight = weight.shape[0], self.layout.spread(weight.index_select(0, pairs.row), fill=0)
         self.most = max((block.stop - block.start for block in self.layout.blocks), default=0)

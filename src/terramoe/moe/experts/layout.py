@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from torch import Tensor
 BLOCK_ROWS = 1024
 # One matrix product more costs about as long as this many floating-point operations: padding must stay below it.
 CALL_FLOPS = 3e6
+# A CPU prepares a product of bfloat16 matrices anew for every shape that it has not met lately, at the cost of the
+# product itself. Numbers of rows that are multiples of this leave few shapes.
+BFLOAT16_ROWS = 32
 
 
 class Block(NamedTuple):
@@ -57,7 +61,7 @@ class Layout(NamedTuple):
         return values if self.place is None else values.index_select(0, self.place)
 
 
-def lay_out(counts: Sequence[int], inner: int, flops: int, device: torch.device) -> Layout:
+def lay_out(counts: Sequence[int], inner: int, flops: int, device: torch.device, multiple: int = 1) -> Layout:
     """Cut sorted pairs into blocks.
 
     Args:
@@ -65,11 +69,14 @@ def lay_out(counts: Sequence[int], inner: int, flops: int, device: torch.device)
         inner: rows inside an item.
         flops: floating-point operations of a row in one product; decides how much padding is worth a call less.
         device: where ``place`` shall lie.
+        multiple: every expert's part of a block is padded to a multiple of this many rows.
     """
-    rows = max(BLOCK_ROWS // max(inner, 1), 1)
+    multiple //= math.gcd(multiple, max(inner, 1))  # in items
+    rows = max(BLOCK_ROWS // max(inner, 1) // multiple * multiple, multiple)
     spare = CALL_FLOPS / max(flops * inner, 1)  # rows of padding per expert that cost no more than its own call
+    rounded = [-(-count // multiple) * multiple for count in counts]
     blocks: list[Block] = []
-    padded = list(counts)
+    padded = list(rounded)
     group: list[int] = []
     start = 0
 
@@ -87,15 +94,15 @@ def lay_out(counts: Sequence[int], inner: int, flops: int, device: torch.device)
         start += ends[-1]
         group.clear()
 
-    for expert, count in enumerate(counts):
+    for expert, count in enumerate(rounded):
         if count > rows or sum(group) + count > rows:
             close(expert)
         if count <= rows:
             group.append(count)
             continue
-        pieces = -(-count // rows)
+        units, pieces = count // multiple, -(-count // rows)
         for piece in range(pieces):  # a large expert: blocks of nearly equal size
-            size = (count + piece) // pieces
+            size = (units + piece) // pieces * multiple
             blocks.append(Block(start, start + size, expert, [size], False))
             start += size
     close(len(counts))

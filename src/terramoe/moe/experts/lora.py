@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from terramoe.errors import RoutingError
 from terramoe.moe.experts.bank import Bank
-from terramoe.moe.sorting import SortedPairs
+from terramoe.moe.routing import Routing
 
 # The one-product path multiplies with all E*R rows and moves each item once; the sorted path multiplies with k*R rows
 # and moves each item k times. On a CPU the first wins while E*R is at most this many times k.
@@ -90,17 +90,16 @@ class LoRABank(Bank):
         hidden = x.reshape(self.num_experts, -1, self.dim) @ self.a_ERD.mT
         return (hidden @ (self.b_ERO * self.scale)).reshape(*x.shape[:-1], self.dim_out)
 
-    def run_routed(self, x: Tensor, weight: Tensor, pairs: SortedPairs) -> Tensor:
-        """Items (T, ..., D), the record's weights (N,) -> weighted sums (T, ..., D_out), by the cheaper of two ways."""
+    def run_routed(self, x: Tensor, routing: Routing) -> Tensor:
+        """Items (T, ..., D) -> weighted sums (T, ..., D_out), by the cheaper of two ways."""
         self.check_width(x)
-        choices = max(1, pairs.row.numel()) / max(1, pairs.num_items)
+        choices = max(1, routing.item.numel()) / max(1, routing.num_items)
         if self.num_experts * self.rank > DENSE_ROWS_PER_CHOICE * choices:
-            return super().run_routed(x, weight, pairs)
-        if pairs.place is None:  # an item that nobody takes may hold NaN, and 0 * NaN is not 0
-            reached = x.new_zeros(x.shape[0], dtype=torch.bool).index_fill_(0, pairs.item, True)
-            if not bool(reached.all()):
-                x = torch.where(reached.view(-1, *[1] * (x.ndim - 1)), x, 0)
-        return self.run_dense(x, dense_weights(weight, pairs))
+            return super().run_routed(x, routing)
+        if routing.fixed_k is None or not bool(routing.kept.all()):  # an item that nobody takes may hold NaN
+            reached = x.new_zeros(x.shape[0], dtype=torch.bool).index_fill_(0, routing.item[routing.kept], True)
+            x = torch.where(reached.view(-1, *[1] * (x.ndim - 1)), x, 0)
+        return self.run_dense(x, routing.dense().T)
 
     def run_dense(self, x: Tensor, weight_ET: Tensor) -> Tensor:
         """Items (T, ..., D), weights (E, T) with 0 where an expert was not chosen -> (T, ..., D_out). No sorting."""
@@ -109,7 +108,7 @@ class LoRABank(Bank):
         hidden = self.a_ERD.flatten(0, 1) @ x.reshape(-1, self.dim).T
         hidden = hidden.view(self.a_ERD.shape[0], self.rank, items, inner)
         hidden = hidden * (weight_ET * self.scale).to(hidden.dtype)[:, None, :, None]
-        y = hidden.view(self.num_experts * self.rank, -1).T @ self.b_ERO.flatten(0, 1)
+        y = hidden.reshape(self.num_experts * self.rank, -1).T @ self.b_ERO.flatten(0, 1)
         return y.view(*x.shape[:-1], self.dim_out)
 
     def merge(self, weights: Tensor | Sequence[float]) -> Tensor:
@@ -135,13 +134,3 @@ class LoRABank(Bank):
 
     def _a(self, expert: int) -> Tensor:
         return self.a_ERD[0 if self.shared_a else expert]
-
-
-def dense_weights(weight: Tensor, pairs: SortedPairs) -> Tensor:
-    """The record's weights (N,) -> (E, T), 0 where an expert was not chosen or the pair was dropped. Differentiable."""
-    experts = len(pairs.counts)
-    counts = torch.tensor(pairs.counts, device=weight.device)
-    first = torch.arange(experts, device=weight.device) * pairs.num_items
-    place = first.repeat_interleave(counts, output_size=pairs.item.numel()) + pairs.item
-    table = weight.new_zeros(experts * pairs.num_items).index_add(0, place, weight.index_select(0, pairs.row))
-    return table.view(experts, pairs.num_items)
