@@ -23,7 +23,7 @@ from terramoe.moe import (
     weighing,
 )
 from terramoe.moe.experts.activations import ACTIVATIONS
-from terramoe.moe.experts.layout import lay_out
+from terramoe.moe.experts.layout import Costs, lay_out
 
 SELECTORS = {"top1": TopK(1), "top2": TopK(2), "all": All(), "random": RandomK(2)}
 CAPACITIES = {"dropless": None, "tight": FixedCapacity(0.6), "priority": FixedCapacity(0.6, order="priority")}
@@ -70,16 +70,20 @@ def test_agree_with_the_loop_for_every_activation(executor, bias, activation):
 
 
 @given(
-    counts=st.lists(st.integers(0, 40), min_size=1, max_size=12), rows=st.integers(2, 30), flops=st.integers(1, 10**7)
+    counts=st.lists(st.integers(0, 40), min_size=1, max_size=12),
+    rows=st.integers(2, 30),
+    flops=st.integers(1, 10**7),
+    multiple=st.sampled_from([1, 3, 16]),
 )
 @settings(max_examples=80, deadline=None)
-def test_blocks_hold_every_pair_once_and_keep_experts_apart(counts, rows, flops):
+def test_blocks_hold_every_pair_once_and_keep_experts_apart(counts, rows, flops, multiple):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("terramoe.moe.experts.layout.BLOCK_ROWS", rows)
-        layout = lay_out(counts, 1, flops, torch.device("cpu"))
+        layout = lay_out(counts, 1, flops, torch.device("cpu"), Costs(3e6, multiple))
     expert_of_row = torch.full((layout.size,), -1)
     for block in layout.blocks:
         start = block.start
+        assert all(end % multiple == 0 for end in block.ends)
         for expert, end in enumerate(block.ends, block.first_expert):
             assert (expert_of_row[start : block.start + end] == -1).all()
             expert_of_row[start : block.start + end] = expert
@@ -92,10 +96,10 @@ def test_blocks_hold_every_pair_once_and_keep_experts_apart(counts, rows, flops)
 
 
 @pytest.mark.parametrize("rows", [2, 5, 100])
-@pytest.mark.parametrize("call_flops", [0, 1e9])  # never pad, always pad
-def test_agree_with_the_loop_across_blocks(monkeypatch, rows, call_flops):
+@pytest.mark.parametrize(("call_flops", "multiple"), [(0, 1), (1e9, 1), (0, 4)])  # never pad, to the largest, a little
+def test_agree_with_the_loop_across_blocks(monkeypatch, rows, call_flops, multiple):
     monkeypatch.setattr("terramoe.moe.experts.layout.BLOCK_ROWS", rows)
-    monkeypatch.setattr("terramoe.moe.experts.layout.CALL_FLOPS", call_flops)
+    monkeypatch.setattr("terramoe.moe.experts.layout.PLAIN", Costs(call_flops, multiple))
     for selector, capacity, shape in itertools.product(SELECTORS, CAPACITIES, SHAPES):
         test_agree_with_the_loop("grouped", selector, capacity, shape)
     for activation in ACTIVATIONS:

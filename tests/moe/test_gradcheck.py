@@ -15,6 +15,7 @@ from gradcheck_cases import CASES, leaf, learned, seeded, shaken
 from torch import Tensor
 
 from terramoe import moe
+from terramoe.moe.experts.layout import Costs
 from terramoe.moe.recipes import RECIPES
 
 for _cases in ("routers", "banks", "objectives", "layers"):
@@ -37,6 +38,7 @@ EXEMPT = {
     "experts.freeze_gates": "stops gradients",
     "experts.Bank": "abstract: its methods are checked through ModuleBank, which overrides run alone",
     "experts.lay_out": "integer bookkeeping",
+    "experts.costs_of": "a look-up by type",
     "experts.core_shapes": "integers",
     "experts.tt_svd": "sets parameters, without gradient",
     "weighing.ones": "gives constants",
@@ -129,7 +131,7 @@ def test_gradients(name, label):
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 def test_gradients_of_the_fused_bank_in_blocks_that_are_not_padded(monkeypatch, activation):
     monkeypatch.setattr("terramoe.moe.experts.layout.BLOCK_ROWS", 3)
-    monkeypatch.setattr("terramoe.moe.experts.layout.CALL_FLOPS", 0)
+    monkeypatch.setattr("terramoe.moe.experts.layout.PLAIN", Costs(0, 1))
     check("experts.fused_ffn", activation)
 
 

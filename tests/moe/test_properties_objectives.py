@@ -54,14 +54,13 @@ def record(seed, items, experts, k=1, *, probs=None):
 def test_p11_balance_is_one_where_probabilities_or_choices_are_uniform(name, items, experts, k, seed):
     """1 at uniform P whatever was chosen, and 1 at uniform f whatever P is, for every k and E."""
     uniform = torch.full((items, experts), 1 / experts, dtype=torch.float64)
-    atol = 1e-6 if name == "sequences" else 1e-11  # it divides two counts in float32, whatever the probabilities are
-    close(BALANCES[name](record(seed, items, experts, k, probs=uniform)), torch.ones(()).double(), atol=atol)
+    close(BALANCES[name](record(seed, items, experts, k, probs=uniform)), torch.ones(()).double(), atol=1e-11)
     every = (
         torch.eye(experts, dtype=torch.float64).repeat(2 * k, 1).repeat_interleave(2, 0)
     )  # alike often, also in each sequence
     chosen = route_scores(every, TopK(1))
     any_probs = random_logits(seed, every.shape[0], experts).softmax(-1)
-    close(BALANCES[name](replace(chosen, probs=any_probs)), torch.ones(()).double(), atol=atol)
+    close(BALANCES[name](replace(chosen, probs=any_probs)), torch.ones(()).double(), atol=1e-11)
 
 
 @many

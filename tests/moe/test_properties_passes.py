@@ -180,17 +180,11 @@ def test_p23_evaluation_of_a_layer_is_deterministic(name, items, seed, limit):
     assert not torch.equal(layer.route(inp).logits, layer.route(inp).logits)
 
 
-# Strict, so that the mark must go when the scorer is mended.
-LOW = pytest.mark.xfail(strict=True, reason="BinaryCodeScorer runs its linear maps in bfloat16 under autocast")
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", SCORERS)
-def test_p27_the_router_decides_in_float32_or_better(name, dtype, request):
+def test_p27_the_router_decides_in_float32_or_better(name, dtype):
     """Half-precision items: logits, probabilities and weights are float32, also under autocast, and those of the same
     numbers given as float32; float64 stays float64."""
-    if name == "code" and dtype != torch.float64:
-        request.applymarker(LOW)
     wanted = torch.promote_types(dtype, torch.float32)
     layer = build("top2", bank=StackedFFN(EXPERTS, DIM, 7, 5), scorer=randomised(SCORERS[name](), 0)).eval()
     layer.to(wanted)

@@ -51,7 +51,7 @@ class FixedCapacity:
 
     def limit(self, pairs: int, experts: int) -> int:
         """Capacity of an expert for a group with that many pairs."""
-        needed = max(self.minimum, math.ceil(self.factor * pairs / experts))
+        needed = max(self.minimum, math.ceil(round(self.factor * pairs / experts, 9)))  # 1.1 * 50 is 55, not above
         return -(-needed // self.multiple_of) * self.multiple_of
 
     def __call__(self, routing: Routing, group: Tensor | None = None) -> Routing:

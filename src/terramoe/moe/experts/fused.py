@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from terramoe.moe.experts.activations import Activation
-from terramoe.moe.experts.layout import BFLOAT16_ROWS, Block, lay_out
+from terramoe.moe.experts.layout import Block, costs_of, lay_out
 from terramoe.moe.sorting import SortedPairs, sum_rows
 
 
@@ -71,7 +71,7 @@ class _Run:
             self.inner,
             flops=2 * self.width * self.hidden_in,
             device=x.device,
-            multiple=BFLOAT16_ROWS if x.dtype == torch.bfloat16 else 1,
+            costs=costs_of(x.dtype),
         )
         self.item = self.layout.spread(pairs.item)
         self.num_weights, self.weight = weight.shape[0], self.layout.spread(weight.index_select(0, pairs.row), fill=0)

@@ -10,12 +10,31 @@ import torch
 from torch import Tensor
 
 # Rows per block. Fewer cost more calls; more no longer fit the cache beside their hidden activations.
-BLOCK_ROWS = 1024
-# One matrix product more costs about as long as this many floating-point operations: padding must stay below it.
-CALL_FLOPS = 3e6
-# A CPU prepares a product of bfloat16 matrices anew for every shape that it has not met lately, at the cost of the
-# product itself. Numbers of rows that are multiples of this leave few shapes.
-BFLOAT16_ROWS = 32
+BLOCK_ROWS = 2048
+
+
+class Costs(NamedTuple):
+    """What a matrix product costs on a CPU, by its type.
+
+    Attributes:
+        call_flops: one product more costs about as long as this many floating-point operations: padding must stay
+            below it.
+        multiple: every expert's rows in a block are padded to a multiple of this.
+    """
+
+    call_flops: float
+    multiple: int
+
+
+PLAIN = Costs(1e6, 1)
+# A product of bfloat16 matrices is prepared anew for every shape that was not met lately, at the cost of the product
+# itself: multiples of 32 rows leave few shapes.
+BFLOAT16 = Costs(1e7, 32)
+
+
+def costs_of(dtype: torch.dtype) -> Costs:
+    """The costs of products of this type."""
+    return BFLOAT16 if dtype == torch.bfloat16 else PLAIN
 
 
 class Block(NamedTuple):
@@ -61,7 +80,7 @@ class Layout(NamedTuple):
         return values if self.place is None else values.index_select(0, self.place)
 
 
-def lay_out(counts: Sequence[int], inner: int, flops: int, device: torch.device, multiple: int = 1) -> Layout:
+def lay_out(counts: Sequence[int], inner: int, flops: int, device: torch.device, costs: Costs) -> Layout:
     """Cut sorted pairs into blocks.
 
     Args:
@@ -69,11 +88,11 @@ def lay_out(counts: Sequence[int], inner: int, flops: int, device: torch.device,
         inner: rows inside an item.
         flops: floating-point operations of a row in one product; decides how much padding is worth a call less.
         device: where ``place`` shall lie.
-        multiple: every expert's part of a block is padded to a multiple of this many rows.
+        costs: of products of the rows' type.
     """
-    multiple //= math.gcd(multiple, max(inner, 1))  # in items
+    multiple = costs.multiple // math.gcd(costs.multiple, max(inner, 1))  # in items
     rows = max(BLOCK_ROWS // max(inner, 1) // multiple * multiple, multiple)
-    spare = CALL_FLOPS / max(flops * inner, 1)  # rows of padding per expert that cost no more than its own call
+    spare = costs.call_flops / max(flops * inner, 1)  # rows of padding per expert that cost no more than its own call
     rounded = [-(-count // multiple) * multiple for count in counts]
     blocks: list[Block] = []
     padded = list(rounded)

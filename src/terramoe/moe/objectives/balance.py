@@ -111,6 +111,7 @@ def sequence_balance(routing: Routing, sequence: Tensor) -> Tensor:
     mean = probs.new_zeros(count, routing.num_experts).index_add(0, ids, probs) / items.clamp_min(1)[:, None]
     cell = ids[routing.item] * routing.num_experts + routing.expert
     demand = torch.bincount(cell, minlength=mean.numel()).view_as(mean)
+    demand = demand.to(mean.dtype)
     share = demand / demand.sum(-1, keepdim=True).clamp_min(1)
-    value = routing.num_experts * (share.to(mean.dtype) * mean).sum(-1)
+    value = routing.num_experts * (share * mean).sum(-1)
     return value.sum() / (items > 0).sum().clamp_min(1)

@@ -57,7 +57,8 @@ class BinaryCodeScorer(nn.Module):
         if self.dim is None:
             z, w = self.z.expand(x.shape[0], -1, -1), self.w.expand(x.shape[0], -1)
         else:
-            z, w = self.z(x).unflatten(-1, (self.k, self.bits)), self.w(x)
+            with torch.autocast(x.device.type, enabled=False):
+                z, w = self.z(x).unflatten(-1, (self.k, self.bits)), self.w(x)
         step = smooth_step(z, self.gamma)[..., None, :]
         return torch.where(self.codes, step, 1 - step).prod(-1), w.softmax(-1)
 

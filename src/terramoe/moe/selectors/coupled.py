@@ -90,7 +90,7 @@ class Sinkhorn:
         balanced = choice.detach().double().clone()
         for items in _groups(choice, inp):
             z = balanced[items]
-            for _ in range(self.iterations if items.numel() else 0):
+            for _ in range(self.iterations if items.numel() > 1 else 0):  # one item alone can be balanced with nothing
                 z = z - z.logsumexp(1, keepdim=True)
                 z = z - z.logsumexp(0, keepdim=True)
             balanced[items] = z
