@@ -38,7 +38,7 @@ GRID = {
 }
 BANKS = {**GRID, "items": [8192], "width": [128, 256], "experts": [4, 8], "routing": ["uniform"]}
 IMAGES = {**BANKS, "items": [64], "width": [32]}
-QUICK = {**GRID, "items": [1024, 8192], "width": [64, 128], "experts": [8, 64], "routing": ["uniform"]}
+QUICK = {**GRID, "items": [1024, 8192], "width": [128], "experts": [8, 64], "k": [2], "routing": ["uniform"]}
 QUICK_EXTRA = {**QUICK, "items": [8192], "width": [256], "experts": [8], "k": [2], "routing": ["skewed"]}
 
 
@@ -47,8 +47,8 @@ Todo = tuple[dict, Cell]  # implementations, the first of which is the limit, an
 
 def cells(device: str, quick: bool) -> list[Todo]:
     grids = [(IMPLEMENTATIONS, QUICK), (IMPLEMENTATIONS, QUICK_EXTRA)] if quick else [(IMPLEMENTATIONS, GRID)]
-    small = {"dtype": ["float32"], "width": [128]} if quick else {}
-    grids += [(LORA, {**BANKS, **small}), (CONV, {**IMAGES, "dtype": ["float32"]})]
+    small = {"dtype": ["float32"], "experts": [8], "k": [2]} if quick else {}
+    grids += [(LORA, {**BANKS, **small}), (CONV, {**IMAGES, "dtype": ["float32"], **small})]
     found = [
         (makers, Cell(device=device, **dict(zip(grid, values, strict=True))))
         for makers, grid in grids

@@ -51,7 +51,7 @@ def print_summary(path: Path) -> None:
 
 
 def _others(values: dict) -> list[str]:
-    return [name for name in values if not name.startswith(("dense", "terramoe"))]
+    return [name for name in values if not name.startswith(("dense", "terramoe", "lora", "conv"))]
 
 
 def _spread(title: str, cells: Cells, keep) -> None:
