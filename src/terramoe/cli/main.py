@@ -23,6 +23,8 @@ VERBS = {
     "shift": "test a trained model under missing bands, clouds, gain, noise and mis-registration",
     "explain": "show which bands and pixels a prediction rests on, beside the map of experts",
     "audit": "say what a split gives away, before anything is trained on it",
+    "trust": "say whether a trained model's probabilities, sets and routing can be trusted",
+    "drift": "say whether a new image is drawn as the reference was",
     "world": "simulate a place whose truth is known, as GeoTIFFs",
     "systems": "list the published systems, or show one",
     "doctor": "check this installation",
