@@ -19,8 +19,8 @@ def print_trust(trust: Trust, which: str, classes: Sequence[str], console: Conso
     lines = (
         f"{which}; {trust.calibration_pixels} pixels calibrate, {trust.judged_pixels} are judged",
         f"Calibration error {trust.before.ece:.3f}; at temperature {trust.temperature:.2f} {trust.after.ece:.3f}",
-        f"Sets of classes: {percent(trust.coverage)} % hold the truth, {percent(1 - trust.conformal.error)} % promised, "
-        f"with {trust.set_size:.2f} classes on average",
+        f"Sets of classes: {percent(trust.coverage)} % hold the truth, {percent(1 - trust.conformal.error)} promised; "
+        f"{trust.set_size:.2f} classes on average",
         f"Errors {percent(trust.risk.risk_at(1.0))} %; in the surest half {percent(trust.risk.risk_at(0.5))} %",
     )
     for line in lines:
