@@ -29,7 +29,7 @@ class Costs(NamedTuple):
 PLAIN = Costs(1e6, 1)
 # A product of bfloat16 matrices is prepared anew for every shape that was not met lately, at the cost of the product
 # itself: multiples of 32 rows leave few shapes.
-BFLOAT16 = Costs(1e7, 32)
+BFLOAT16 = Costs(3e7, 32)
 
 
 def costs_of(dtype: torch.dtype) -> Costs:
