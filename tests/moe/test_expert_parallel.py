@@ -301,7 +301,7 @@ def worlds(tmp_path_factory):
             folder = tmp_path_factory.mktemp(f"world{world}")
             started[world] = TimeoutError("the processes failed in an earlier test")
             spawn(work, world, folder)
-            started[world] = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+            started[world] = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
         if isinstance(started[world], Exception):
             raise started[world]
         return started[world]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from terramoe.mixtures.tree import TreeGate
 from terramoe.moe.routing import Routing
 
 
-class MixtureEstimator(BaseEstimator):
+class MixtureEstimator(BaseEstimator, ABC):
     """Base of the estimators. A subclass says which experts it has and how y is read; it has the parameters
     ``ridge``, ``variance_floor``, ``newton_steps``, ``tol``, ``max_iter``, ``n_init`` and ``random_state``.
     """
@@ -139,15 +140,17 @@ class MixtureEstimator(BaseEstimator):
             )
         return branches * children
 
+    @abstractmethod
     def _num_experts(self) -> int:
-        raise NotImplementedError
+        """E."""
 
+    @abstractmethod
     def _blank_gate(self) -> Gate:
-        raise NotImplementedError
+        """The gate before any fit."""
 
+    @abstractmethod
     def _model_target(self, y: object, length: int) -> np.ndarray:
         """y (n,) as the experts read it."""
-        raise NotImplementedError
 
     def _log_unit(self) -> float:
         """Log of the unit in which the experts measure y."""
