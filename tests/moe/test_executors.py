@@ -72,14 +72,15 @@ def test_agree_with_the_loop_for_every_activation(executor, bias, activation):
 @given(
     counts=st.lists(st.integers(0, 40), min_size=1, max_size=12),
     rows=st.integers(2, 30),
+    least=st.integers(1, 30),
     flops=st.integers(1, 10**7),
     multiple=st.sampled_from([1, 3, 16]),
 )
 @settings(max_examples=80, deadline=None)
-def test_blocks_hold_every_pair_once_and_keep_experts_apart(counts, rows, flops, multiple):
+def test_blocks_hold_every_pair_once_and_keep_experts_apart(counts, rows, least, flops, multiple):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("terramoe.moe.experts.layout.BLOCK_ROWS", rows)
-        layout = lay_out(counts, 1, flops, torch.device("cpu"), Costs(3e6, multiple))
+        patch.setattr("terramoe.moe.experts.layout.LEAST_ROWS", least)
+        layout = lay_out(counts, 1, flops, torch.device("cpu"), Costs(3e6, multiple, rows))
     expert_of_row = torch.full((layout.size,), -1)
     for block in layout.blocks:
         start = block.start
@@ -98,8 +99,7 @@ def test_blocks_hold_every_pair_once_and_keep_experts_apart(counts, rows, flops,
 @pytest.mark.parametrize("rows", [2, 5, 100])
 @pytest.mark.parametrize(("call_flops", "multiple"), [(0, 1), (1e9, 1), (0, 4)])  # never pad, to the largest, a little
 def test_agree_with_the_loop_across_blocks(monkeypatch, rows, call_flops, multiple):
-    monkeypatch.setattr("terramoe.moe.experts.layout.BLOCK_ROWS", rows)
-    monkeypatch.setattr("terramoe.moe.experts.layout.PLAIN", Costs(call_flops, multiple))
+    monkeypatch.setattr("terramoe.moe.experts.layout.PLAIN", Costs(call_flops, multiple, rows))
     for selector, capacity, shape in itertools.product(SELECTORS, CAPACITIES, SHAPES):
         test_agree_with_the_loop("grouped", selector, capacity, shape)
     for activation in ACTIVATIONS:

@@ -130,8 +130,7 @@ def test_gradients(name, label):
 
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 def test_gradients_of_the_fused_bank_in_blocks_that_are_not_padded(monkeypatch, activation):
-    monkeypatch.setattr("terramoe.moe.experts.layout.BLOCK_ROWS", 3)
-    monkeypatch.setattr("terramoe.moe.experts.layout.PLAIN", Costs(0, 1))
+    monkeypatch.setattr("terramoe.moe.experts.layout.PLAIN", Costs(0, 1, 3))
     check("experts.fused_ffn", activation)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -39,9 +40,7 @@ def sort_pairs(routing: Routing) -> SortedPairs:
     if kept is not None:
         expert = expert[kept]
     counts = torch.bincount(expert, minlength=routing.num_experts).tolist()
-    # A CPU sorts one-byte numbers by radix, about twice as fast as int64.
-    small = expert.to(torch.uint8 if routing.num_experts <= 256 else torch.int16)
-    row = small.sort(stable=True).indices
+    row = stable_order(expert, routing.num_experts)
     place = None
     if kept is not None:
         row = kept[row]
@@ -50,6 +49,15 @@ def sort_pairs(routing: Routing) -> SortedPairs:
         place = torch.empty_like(row).scatter_(0, row, places).view(routing.fixed_k, -1)
     item = row if routing.fixed_k == 1 else routing.item[row]
     return SortedPairs(row, item, counts, place, routing.num_items)
+
+
+def stable_order(expert: Tensor, num_experts: int) -> Tensor:
+    """(P,) expert numbers -> the order that sorts them; equal numbers stay as they were."""
+    small = expert.to(torch.uint8 if num_experts <= 256 else torch.int16)
+    if small.device.type != "cpu":
+        return small.sort(stable=True).indices
+    # NumPy sorts small integers by radix, ten times as fast as torch on a CPU.
+    return torch.from_numpy(np.argsort(small.numpy(), kind="stable"))
 
 
 def take_rows(x: Tensor, pairs: SortedPairs) -> Tensor:
@@ -62,22 +70,19 @@ def combine_rows(y: Tensor, weight: Tensor, pairs: SortedPairs) -> Tensor:
     return _CombineRows.apply(y, weight, pairs)
 
 
-def sum_rows(y: Tensor, weight: Tensor | None, pairs: SortedPairs, place: Tensor | None = None) -> Tensor:
-    """Rows (M, F) with weights (M,) or None -> (T, F): the sum of each item's rows. No gradient.
+def sum_rows(y: Tensor, weight: Tensor | None, pairs: SortedPairs) -> Tensor:
+    """Sorted rows (P, F) with weights (P,) or None -> (T, F): the sum of each item's rows. No gradient.
 
-    Row i belongs to sorted pair i, or pair i has row ``place[i]``. Rows are gathered item by item: unlike ``index_add``
-    this writes each result once, in a fixed order.
+    Rows are gathered item by item: unlike ``index_add`` this writes each result once.
     """
     if pairs.place is None:
         rows = torch.argsort(pairs.item, stable=True)
         counts = torch.bincount(pairs.item, minlength=pairs.num_items)
-        rows = rows if place is None else place.index_select(0, rows)
         weights = None if weight is None else weight.index_select(0, rows)
         offsets = counts.cumsum(0) - counts
         return nn.functional.embedding_bag(rows, y, offsets=offsets, per_sample_weights=weights, mode="sum")
     total = None
     for rows in pairs.place:  # one rank at a time
-        rows = rows if place is None else place.index_select(0, rows)
         part = y.index_select(0, rows)
         if weight is not None:
             scale = weight.index_select(0, rows)[:, None]

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from terramoe.moe.experts.activations import Activation
 from terramoe.moe.experts.layout import Block, costs_of, lay_out
-from terramoe.moe.sorting import SortedPairs, sum_rows
+from terramoe.moe.sorting import SortedPairs
 
 
 class Weights(NamedTuple):
@@ -75,22 +75,26 @@ class _Run:
         )
         self.item = self.layout.spread(pairs.item)
         self.num_weights, self.weight = weight.shape[0], self.layout.spread(weight.index_select(0, pairs.row), fill=0)
-        self.most = max((block.stop - block.start for block in self.layout.blocks), default=0)
+        self.most = max((block.rows for block in self.layout.blocks), default=0) * self.inner
 
     def forward(self) -> Tensor:
-        """(T, ..., O). Leaves ``pre`` (M*R, H), the input of the activation, and ``rows`` (M, R*O), the outputs."""
-        size = self.layout.size
-        self.rows = self.x.new_empty(size, self.inner * self.width_out)
-        self.pre = self.x.new_empty((size if self.keep else self.most) * self.inner, self.hidden_in)
-        gathered, act = self._scratch(self.width), self._scratch(self.hidden)
+        """(T, ..., O). Leaves ``pre`` (M*R, H), the activation's input, and ``rows`` (M*R, O), if they are kept."""
+        y = self.x.new_zeros(self.items.shape[0], self.inner * self.width_out)
+        kept = self.layout.size * self.inner if self.keep else self.most
+        self.pre, self.rows = self.x.new_empty(kept, self.hidden_in), self.x.new_empty(kept, self.width_out)
+        gathered = self._scratch(self.width)
+        # Without a backward pass the activation may overwrite its input, and the weights the outputs.
+        act = self._scratch(self.hidden) if self.keep or self.activation.gated else self.pre
+        weighted = self._scratch(self.width_out) if self.keep else self.rows
         for block in self.layout.blocks:
-            xb, ab = self._gather(self.items, block, gathered), act[: block.rows * self.inner]
-            hb = self._kept_pre(block) if self.keep else self.pre[: block.rows * self.inner]
-            self._multiply(block, xb, self.weights.w_in, self.weights.b_in, hb)
-            # Nobody needs the activation's input again: overwrite it where the shapes allow.
-            ab = self.activation.into(hb, ab if self.keep or self.activation.gated else hb)
-            self._multiply(block, ab, self.weights.w_out, self.weights.b_out, self._of(self.rows, block))
-        return self._sum(self.rows, self.weight).view(*self.x.shape[:-1], self.width_out)
+            n = block.rows * self.inner
+            part = slice(block.start * self.inner, block.stop * self.inner) if self.keep else slice(n)
+            hb, ob = self.pre[part], self.rows[part]
+            self._multiply(block, self._gather(self.items, block, gathered), self.weights.w_in, self.weights.b_in, hb)
+            self._multiply(block, self.activation.into(hb, act[:n]), self.weights.w_out, self.weights.b_out, ob)
+            by_item, weight = ob.view(block.rows, -1), self.weight[block.start : block.stop, None]
+            self._add(y, block, torch.mul(by_item, weight, out=weighted[:n].view_as(by_item)))
+        return y.view(*self.x.shape[:-1], self.width_out)
 
     def backward(self, grad: Tensor, needs: Sequence[bool]) -> tuple[Tensor | None, ...]:
         """Gradients of x, the record's weights and the four parameters, None where ``needs`` says so."""
@@ -98,17 +102,18 @@ class _Run:
         totals = Weights(
             *(torch.zeros_like(w) if n else None for w, n in zip(self.weights, need_parameters, strict=True))
         )
-        grad_rows = self.x.new_empty(self.layout.size, self.inner * self.width) if need_x else None
+        grad_x = torch.zeros_like(self.items) if need_x else None
         dots = self.weight.new_empty(self.layout.size) if need_weight else None
         gathered, grad_out, grad = self._scratch(self.width), self._scratch(self.width_out), grad.flatten(1)
         act, grad_act = self._scratch(self.hidden), self._scratch(self.hidden)
         grad_pre = self._scratch(self.hidden_in) if self.activation.gated else grad_act
         for block in self.layout.blocks:
             n = block.rows * self.inner
-            gb, hb, db = self._gather(grad, block, grad_out), self._kept_pre(block), grad_act[:n]
+            kept = slice(block.start * self.inner, block.stop * self.inner)
+            gb, hb, db = self._gather(grad, block, grad_out), self.pre[kept], grad_act[:n]
             by_item = gb.view(block.rows, -1)
             if need_weight:
-                torch.sum(by_item * self.rows[block.start : block.stop], 1, out=dots[block.start : block.stop])
+                torch.sum(by_item * self.rows[kept].view_as(by_item), 1, out=dots[block.start : block.stop])
             by_item.mul_(self.weight[block.start : block.stop, None])
             if totals.w_out is not None:
                 self._accumulate(block, self.activation.into(hb, act[:n]), gb, totals.w_out)
@@ -121,16 +126,16 @@ class _Run:
                 self._accumulate(block, self._gather(self.items, block, gathered), db, totals.w_in)
             self._accumulate_bias(block, db, totals.b_in)
             if need_x:
-                self._multiply(block, db, self.weights.w_in.mT, None, self._of(grad_rows, block))
-        grad_x = self._sum(grad_rows, None).view(self.x.shape) if need_x else None
+                self._multiply(block, db, self.weights.w_in.mT, None, gathered[:n])
+                self._add(grad_x, block, gathered[:n].view(block.rows, -1))
         grad_weight = None
         if need_weight:
             grad_weight = dots.new_zeros(self.num_weights)
             grad_weight.index_copy_(0, self.pairs.row, self.layout.collect(dots))
-        return (grad_x, grad_weight, *totals)
+        return (None if grad_x is None else grad_x.view(self.x.shape), grad_weight, *totals)
 
     def _scratch(self, width: int) -> Tensor:
-        return self.x.new_empty(self.most * self.inner, width)
+        return self.x.new_empty(self.most, width)
 
     def _gather(self, source: Tensor, block: Block, scratch: Tensor) -> Tensor:
         """Rows (T, R*W) of the block's items -> (rows*R, W), in scratch memory."""
@@ -139,15 +144,9 @@ class _Run:
         torch.index_select(source, 0, self.item[block.start : block.stop], out=by_item)
         return target
 
-    def _kept_pre(self, block: Block) -> Tensor:
-        return self.pre[block.start * self.inner : block.stop * self.inner]
-
-    def _of(self, rows: Tensor, block: Block) -> Tensor:
-        """The block's part of (M, R*W) as (rows*R, W)."""
-        return rows[block.start : block.stop].view(block.rows * self.inner, -1)
-
-    def _sum(self, rows: Tensor, weight: Tensor | None) -> Tensor:
-        return sum_rows(rows, weight, self.pairs, self.layout.place)
+    def _add(self, total: Tensor, block: Block, rows: Tensor) -> None:
+        """total (T, F) += rows (block, F) at the block's items; always in the same order."""
+        total.index_add_(0, self.item[block.start : block.stop], rows)
 
     def _multiply(self, block: Block, x: Tensor, w: Tensor, b: Tensor | None, out: Tensor) -> None:
         """out = x @ w[e] (+ b[e]) for the rows of each expert e of the block."""

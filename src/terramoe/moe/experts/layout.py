@@ -9,9 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Rows per block. Fewer cost more calls; more no longer fit the cache beside their hidden activations.
-BLOCK_ROWS = 2048
-
 
 class Costs(NamedTuple):
     """What a matrix product costs on a CPU, by its type.
@@ -20,16 +17,22 @@ class Costs(NamedTuple):
         call_flops: one product more costs about as long as this many floating-point operations: padding must stay
             below it.
         multiple: every expert's rows in a block are padded to a multiple of this.
+        rows: most rows in a block. Fewer cost more calls; more no longer fit the cache beside their hidden activations.
     """
 
     call_flops: float
     multiple: int
+    rows: int
 
 
-PLAIN = Costs(1e6, 1)
+# A block is at most this share of all rows, so that a small batch needs little memory, but no less than LEAST_ROWS.
+LARGEST_SHARE = 1 / 8
+LEAST_ROWS = 512
+
+PLAIN = Costs(1e6, 1, 2048)
 # A product of bfloat16 matrices is prepared anew for every shape that was not met lately, at the cost of the product
 # itself: multiples of 32 rows leave few shapes.
-BFLOAT16 = Costs(3e7, 32)
+BFLOAT16 = Costs(3e7, 32, 3072)
 
 
 def costs_of(dtype: torch.dtype) -> Costs:
@@ -91,7 +94,8 @@ def lay_out(counts: Sequence[int], inner: int, flops: int, device: torch.device,
         costs: of products of the rows' type.
     """
     multiple = costs.multiple // math.gcd(costs.multiple, max(inner, 1))  # in items
-    rows = max(BLOCK_ROWS // max(inner, 1) // multiple * multiple, multiple)
+    most = min(costs.rows, max(int(sum(counts) * inner * LARGEST_SHARE), LEAST_ROWS))
+    rows = max(most // max(inner, 1) // multiple * multiple, multiple)
     spare = costs.call_flops / max(flops * inner, 1)  # rows of padding per expert that cost no more than its own call
     rounded = [-(-count // multiple) * multiple for count in counts]
     blocks: list[Block] = []
