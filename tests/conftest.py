@@ -1,8 +1,10 @@
 """Shared small data: a scene in memory and the same scene as files."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny arrays: threads cost more than they give
+os.environ.setdefault("TERRAMOE_DATA", str(Path(__file__).parents[2] / "shared" / "data"))  # benchmarks, if any
 
 import numpy as np
 import pytest

@@ -215,3 +215,13 @@ def test_active_parameters_of_unequal_experts_follow_the_load():
     load = routing.load() / 40
     expected = 4 + load[0] * 6 + load[1] * (150 + 102)
     assert active_parameters(layer, summarise({"a": routing})) == pytest.approx(float(expected), abs=1)
+
+
+def test_a_bank_that_two_layers_share_counts_once():
+    torch.manual_seed(0)
+    bank = StackedFFN(4, 6, 8)
+    layers = torch.nn.ModuleList(MoELayer(LinearScorer(6, 4), bank, selector=TopK(k)) for k in (1, 3))
+    x = torch.randn(50, 6)
+    statistics = summarise({str(number): layer(x)[1] for number, layer in enumerate(layers)})
+    expert = bank.expert_parameters(0)
+    assert active_parameters(layers, statistics) == 2 * 24 + 2 * expert  # one expert of the first, three of the second

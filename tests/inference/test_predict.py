@@ -63,7 +63,8 @@ def test_windows_cover_and_end_with_the_raster():
         assert found[-1] == max(length - 16, 0)
         covered = {p for s in found for p in range(s, s + 16)}
         assert set(range(length)) <= covered
-    assert (blend_weights(8) > 0).all()
+    assert (blend_weights(8, 4) > 0).all()
+    assert (blend_weights(8, 0) == 1).all()
     assert sum(b.height * b.width for b in tiles(50, 37, 16)) == 50 * 37
     assert touching(Box(0, 0, 8, 8), 50, 37, 16, 8) == [Box(0, 0, 16, 16)]
 

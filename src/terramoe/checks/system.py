@@ -28,12 +28,12 @@ def check_system(cls: type[System], exempt: Mapping[str, str] | None = None) -> 
     """Run every check of ``SYSTEM_CHECKS`` on the miniature of a system.
 
     Args:
-        exempt: names of checks to leave out, each with the reason.
+        exempt: names of checks to leave out, each with the reason; those of ``cls.exempt`` if None.
 
     Raises:
         CheckFailed: names every check that failed and why.
     """
-    exempt = exempt or {}
+    exempt = cls.exempt if exempt is None else exempt
     for name, reason in exempt.items():
         if name not in SYSTEM_CHECKS or not reason.strip():
             raise CheckFailed(f"exemption '{name}' has no such check or no reason", where=cls.__name__)
@@ -123,7 +123,7 @@ def eval_deterministic(cls: type[System]) -> None:
 
 
 def parameters_move(cls: type[System]) -> None:
-    """All parameters exist before the first forward pass, and all that were in use move in training."""
+    """All parameters exist before the first forward pass; those in use move in training, frozen ones do not."""
     system, _ = _fresh(cls)
     before = {name: value.clone() for name, value in system.named_parameters()}
     optimizer = torch.optim.Adam(system.parameters(), lr=1e-2)
@@ -143,7 +143,10 @@ def parameters_move(cls: type[System]) -> None:
         for name, load in used.items()
         for expert in (load == 0).nonzero().flatten().tolist()
     ]
-    stuck = [n for n in before if torch.equal(before[n], after[n]) and not n.startswith(tuple(idle))]
+    trained = [name for name, parameter in after.items() if parameter.requires_grad]
+    stuck = [n for n in trained if torch.equal(before[n], after[n]) and not n.startswith(tuple(idle))]
+    moved = [n for n in set(after) - set(trained) if not torch.equal(before[n], after[n])]
+    _require(not moved, f"frozen, but changed: {', '.join(moved)}")
     _require(not stuck, f"never trained: {', '.join(stuck)}")
 
 

@@ -30,7 +30,9 @@ def open_image(chosen: Namespace) -> tuple[Raster, np.ndarray | None]:
     """The raster, and label values (H, W) if there are any."""
     if chosen.labels is None and (chosen.image == INDIAN_PINES or chosen.image.startswith(WORLD)):
         scene = read_scene(chosen)
-        raster = replace(raster_of(scene.name, scene.image, scene.valid), crs=scene.crs, transform=scene.transform)
+        raster = replace(
+            raster_of(scene.name, scene.image, scene.valid, scene.available), crs=scene.crs, transform=scene.transform
+        )
         return raster, np.array([0, *scene.class_values])[scene.labels]
     raster = open_raster(chosen.image, variable=chosen.image_variable, max_gib=chosen.max_gib)
     if chosen.labels is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from terramoe.data import Scene, indian_pines, load_scene
+from terramoe.data import BENCHMARKS, Scene, indian_pines, load_scene, open_benchmark
 from terramoe.data.rasters import MEMORY_GIB
 from terramoe.errors import ConfigError, DataError
 
@@ -23,8 +23,9 @@ def parser(verb: str, description: str) -> ArgumentParser:
 
 
 IMAGE_HELP = (
-    f"GeoTIFF, ENVI, .mat or .npy image; or '{INDIAN_PINES}', the scene that is installed; or '{WORLD}NAME[:SEED]', a "
-    "simulated one"
+    f"GeoTIFF, ENVI, .mat or .npy image, or NAME=FILE,NAME=FILE with one a sensor; or '{INDIAN_PINES}', the scene that "
+    f"is installed; or '{WORLD}NAME[:SEED]', a simulated one; or a benchmark in the folder TERRAMOE_DATA: "
+    f"{', '.join(BENCHMARKS)}"
 )
 LABELS_HELP = "label raster on the same grid: 0 unlabelled, 1.. classes"
 
@@ -67,6 +68,8 @@ def _read(image: str, labels: str | None, options: Namespace) -> Scene:
         return indian_pines()
     if image.startswith(WORLD) and labels is None:
         return _simulated(image)
+    if image in BENCHMARKS and labels is None:
+        return open_benchmark(image)
     if labels is None:
         raise DataError("no labels are given", where=image, fix="name the label raster after the image")
     names = None if options.class_names is None else [name.strip() for name in options.class_names.split(",")]

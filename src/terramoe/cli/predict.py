@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from terramoe.cli.options import parser
 
+RASTER_HELP = (
+    "GeoTIFF, ENVI, .mat or .npy with the bands of the training scene; or NAME=FILE,NAME=FILE, one a sensor: what a "
+    "model of several sensors is not given, it does without"
+)
+
 
 def run(argv: list[str]) -> int:
     """Run the verb; returns the exit code."""
@@ -13,7 +18,7 @@ def run(argv: list[str]) -> int:
         "Reads and writes by window: memory does not grow with the raster.",
     )
     options.add_argument("model", help="run folder, or its model.safetensors")
-    options.add_argument("raster", help="GeoTIFF, ENVI, .mat or .npy with the bands of the training scene")
+    options.add_argument("raster", help=RASTER_HELP)
     options.add_argument("-o", "--output", default="maps", help="folder of the maps (default: maps)")
     options.add_argument("--tile", type=int, default=256, help="side of a tile in pixels (default: %(default)s)")
     options.add_argument("--probability", action="store_true", help="also write probability.tif, a band a class")
@@ -24,16 +29,18 @@ def run(argv: list[str]) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from terramoe.data import open_raster
+    from terramoe.data import open_raster, open_stack, sensor_files
     from terramoe.inference import load_predictor, write_maps
     from terramoe.reporting import class_colours
 
     predictor = load_predictor(chosen.model)
     console = Console()
-    with (
-        open_raster(chosen.raster, variable=chosen.variable, max_gib=chosen.max_gib) as raster,
-        Progress(console=console) as progress,
-    ):
+    files = sensor_files(chosen.raster)
+    if files is None:
+        opened = open_raster(chosen.raster, variable=chosen.variable, max_gib=chosen.max_gib)
+    else:
+        opened, _ = open_stack(files, sensors=predictor.sensors, max_gib=chosen.max_gib)
+    with opened as raster, Progress(console=console) as progress:
         task = progress.add_task("predicting", total=raster.height * raster.width)
         paths = write_maps(
             predictor,

@@ -12,8 +12,8 @@ def run(argv: list[str]) -> int:
         "Run a system's smallest honest test: its data, controls and seeds, the paper's own figure beside ours, and a "
         "verdict with its interval. Stopped at any moment, the same command goes on with the next run.",
     )
-    options.add_argument("systems", nargs="*", help="names; see 'terramoe systems'")
-    options.add_argument("--all", action="store_true", help="every claim there is")
+    options.add_argument("claims", nargs="*", help="a system's name; with -real, the same on a benchmark scene")
+    options.add_argument("--all", action="store_true", help="every claim whose data are there")
     options.add_argument("-o", "--output", default="reproduction", help="folder (default: reproduction)")
     options.add_argument("--json", action="store_true", help="print JSON")
     chosen = options.parse_args(argv)
@@ -24,20 +24,27 @@ def run(argv: list[str]) -> int:
     from rich.console import Console
 
     from terramoe.cli.progress import LiveProgress
-    from terramoe.errors import ConfigError
+    from terramoe.errors import ConfigError, DataError
     from terramoe.experiments.claims import CLAIMS, claim_of
     from terramoe.experiments.reproduce import plain, reproduce, results_table
     from terramoe.reporting.study_console import print_claim
     from terramoe.storage import write_json, write_text
 
-    names = list(CLAIMS) if chosen.all else chosen.systems
+    names = list(CLAIMS) if chosen.all else chosen.claims
     if not names:
-        raise ConfigError("no system is named", where="reproduce", fix=f"name one of {', '.join(CLAIMS)}, or add --all")
+        raise ConfigError("no claim is named", where="reproduce", fix=f"name one of {', '.join(CLAIMS)}, or add --all")
     claims = {name: claim_of(name) for name in names}
     folder, console, found = Path(chosen.output), Console(stderr=chosen.json), {}
     for name, claim in claims.items():
+        try:
+            scene = claim.scene()
+        except DataError as error:
+            if not chosen.all:
+                raise
+            console.print(f"{name} is left out: {error}", highlight=False, markup=False)
+            continue
         with LiveProgress(console) as progress:
-            results = reproduce(claim, folder / name, progress)
+            results = reproduce(claim, folder / name, progress, scene=scene)
         print_claim(claim, results, console)
         found[name] = plain(claim, results)
         write_json(folder / "claims.json", found)

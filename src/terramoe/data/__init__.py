@@ -1,16 +1,18 @@
-"""Data: ``rasters`` (safe, by window), ``labels``, ``scenes``, ``splits``, ``audit``, ``normalise``; tables of points:
-``point_table`` and ``audit_table``.
+"""Data: ``rasters`` (safe, by window), ``labels``, ``scenes``, ``splits``, ``audit``, ``normalise``; several sensors:
+``sensor_stack``; tables of points: ``point_table`` and ``audit_table``.
 
 ``gdal`` and ``arrays`` read the formats. Nothing here knows of models or of torch.
 """
 
 from terramoe.data.audit import SplitAudit, audit_scene, audit_split, baselines, distances_of
 from terramoe.data.audit_table import TableAudit, audit_table
+from terramoe.data.benchmarks import BENCHMARKS, open_benchmark
 from terramoe.data.labels import read_labels
 from terramoe.data.normalise import Normaliser, fit_normaliser
 from terramoe.data.point_table import PointTable, read_points
 from terramoe.data.rasters import Raster, open_raster, raster_of
 from terramoe.data.scenes import Scene, indian_pines, load_scene
+from terramoe.data.sensor_stack import Sensors, open_stack, sensor_files
 from terramoe.data.splits import (
     BlockSplit,
     FieldSplit,
@@ -30,6 +32,7 @@ from terramoe.data.splits import (
 )
 
 __all__ = [
+    "BENCHMARKS",
     "BlockSplit",
     "FieldSplit",
     "GroupSplit",
@@ -44,6 +47,7 @@ __all__ = [
     "RandomSplit",
     "Raster",
     "Scene",
+    "Sensors",
     "Split",
     "SplitAudit",
     "Splitter",
@@ -58,9 +62,12 @@ __all__ = [
     "indian_pines",
     "load_scene",
     "missing_classes",
+    "open_benchmark",
     "open_raster",
+    "open_stack",
     "raster_of",
     "read_labels",
     "read_points",
     "require_all_classes",
+    "sensor_files",
 ]

@@ -67,6 +67,9 @@ class GdalPixels:
             ) from error
         return values, (mask > 0).all(axis=0)
 
+    def read_available(self, row: int, column: int, height: int, width: int) -> None:
+        """A file does not say which sensors its bands are from."""
+
     def close(self) -> None:
         """Close the file."""
         self._dataset.close()

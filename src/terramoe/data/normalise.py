@@ -31,21 +31,30 @@ class Normaliser:
 
 
 def fit_normaliser(
-    image: np.ndarray, training_pixels: np.ndarray, kind: Literal["standard", "minmax"] = "standard"
+    image: np.ndarray,
+    training_pixels: np.ndarray,
+    kind: Literal["standard", "minmax"] = "standard",
+    seen: np.ndarray | None = None,
 ) -> Normaliser:
     """Fit on the pixels that train, and on no others: anything else leaks the test set into the model.
 
     Args:
         image: (bands, H, W). training_pixels: (H, W) bool.
         kind: "standard" (mean 0, standard deviation 1) or "minmax" (0..1). A constant band gets scale 1.
+        seen: (bands, H, W) bool, False where a band's sensor has no data; None where all have. A band that training
+            never sees gets offset 0.
     """
     pixels = image[:, training_pixels].astype(np.float64)
     if pixels.shape[1] == 0:
         raise SplitError("no training pixel to fit the normalisation on", where="normaliser", fix="check the split")
+    shown = np.ones_like(pixels, dtype=bool) if seen is None else seen[:, training_pixels]
+    shown = shown | ~shown.any(axis=1, keepdims=True)  # of a band that is never seen, its zeros
     if kind == "standard":
-        offset, scale = pixels.mean(axis=1), pixels.std(axis=1)
+        offset = pixels.mean(axis=1, where=shown)
+        scale = pixels.std(axis=1, where=shown)
     elif kind == "minmax":
-        offset, scale = pixels.min(axis=1), np.ptp(pixels, axis=1)
+        offset = pixels.min(axis=1, where=shown, initial=np.inf)
+        scale = pixels.max(axis=1, where=shown, initial=-np.inf) - offset
     else:
         raise ConfigError(f"normalisation '{kind}'", where="normaliser", fix="use 'standard' or 'minmax'")
     scale = np.where(scale > 0, scale, 1.0)

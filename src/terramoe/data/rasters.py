@@ -28,6 +28,9 @@ class Pixels(Protocol):
     def read(self, row: int, column: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """(bands, h, w) in the file's type, and (h, w) bool, False where the file declares nodata."""
 
+    def read_available(self, row: int, column: int, height: int, width: int) -> np.ndarray | None:
+        """(sensors, h, w) bool: which sensors a pixel has; None where the pixels do not say."""
+
     def close(self) -> None:
         """Release the file."""
 
@@ -66,6 +69,15 @@ class Raster:
         values = values.astype(np.float32)
         valid = valid & np.isfinite(values).all(axis=0)
         return np.where(valid, values, np.float32(0)), valid
+
+    def read_available(self, row: int, column: int, height: int, width: int, sensors: int) -> np.ndarray:
+        """(sensors, h, w) bool of one window; True where the file does not say. DataError for another number."""
+        found = self.pixels.read_available(row, column, height, width)
+        if found is None:
+            return np.ones((sensors, height, width), dtype=bool)
+        if len(found) != sensors:
+            raise DataError(f"{len(found)} sensors for a model of {sensors}", where=self.path, fix="give the model's")
+        return found
 
     def __enter__(self) -> Self:
         return self
@@ -112,9 +124,13 @@ def open_raster(path: str | os.PathLike[str], *, variable: str | None = None, ma
     return raster
 
 
-def raster_of(name: str, image: np.ndarray, valid: np.ndarray) -> Raster:
-    """An image (bands, H, W) in memory, with its validity (H, W), behind the interface of a file."""
-    pixels = _ArrayPixels(np.moveaxis(image, 0, 2), valid)
+def raster_of(name: str, image: np.ndarray, valid: np.ndarray, available: np.ndarray | None = None) -> Raster:
+    """An image (bands, H, W) in memory behind the interface of a file.
+
+    Args:
+        valid: (H, W) bool. available: (sensors, H, W) bool, which sensors a pixel has, None if it has them all.
+    """
+    pixels = _ArrayPixels(np.moveaxis(image, 0, 2), valid, available)
     return Raster(Path(name), *image.shape, pixels, band_names=("",) * len(image))
 
 
@@ -122,11 +138,15 @@ def raster_of(name: str, image: np.ndarray, valid: np.ndarray) -> Raster:
 class _ArrayPixels:
     array: np.ndarray  # (H, W, bands)
     valid: np.ndarray | None = None
+    available: np.ndarray | None = None
 
     def read(self, row: int, column: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         window = (slice(row, row + height), slice(column, column + width))
         values = np.moveaxis(np.asarray(self.array[window]), 2, 0)
         return values, np.ones(values.shape[1:], dtype=bool) if self.valid is None else self.valid[window]
+
+    def read_available(self, row: int, column: int, height: int, width: int) -> np.ndarray | None:
+        return None if self.available is None else self.available[:, row : row + height, column : column + width]
 
     def close(self) -> None:
         """An array needs no closing."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from terramoe.data.labels import read_labels
 from terramoe.data.rasters import MEMORY_GIB, open_raster
+from terramoe.data.sensor_stack import Sensors, open_stack, sensor_files
 from terramoe.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,6 +55,15 @@ class Scene:
         crs, transform: georeference, None if the image has none.
         band_names: as the file gives them, "" for a band without; () if they are unknown.
         nodata: the file's nodata value, None if it has none.
+        sensors: name and number of bands of each sensor, in the order of the bands; () for one sensor without a name.
+        available: (sensors, H, W) bool: which sensors a pixel has, None if every valid pixel has them all.
+        wavelengths: of the bands in nanometres, 0 where a band has none; () if they are unknown.
+        domains: (H, W) int64, 1.. = which sensor, place or season a pixel comes from, 0 = none of them; None if all
+            pixels come from one.
+        domain_names: a name for each domain.
+        official: (H, W) int64, 1 train, 2 guard, 3 test: the split that the benchmark prescribes, or None.
+        places: (H, W) int64: pixels of one number are no independent tests, such as those of one place on the ground
+            in several images of it; None if square blocks will do.
     """
 
     name: str
@@ -66,10 +76,34 @@ class Scene:
     transform: Affine | None = None
     band_names: tuple[str, ...] = ()
     nodata: float | None = None
+    sensors: Sensors = ()
+    available: np.ndarray | None = None
+    wavelengths: tuple[float, ...] = ()
+    domains: np.ndarray | None = None
+    domain_names: tuple[str, ...] = ()
+    official: np.ndarray | None = None
+    places: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        named = sum(bands for _, bands in self.sensors)
+        for what, number in (("bands of the sensors", named), ("wavelengths", len(self.wavelengths))):
+            if number not in (0, self.bands):
+                raise DataError(f"{number} {what} for {self.bands} bands", where=self.name, fix="name all of them")
+        rasters = {"domains": self.domains, "official split": self.official, "places": self.places}
+        for what, raster in rasters.items():
+            if raster is not None and raster.shape != self.labels.shape:
+                raise DataError(f"{what} of {raster.shape}", where=self.name, fix="use the grid of the labels")
 
     @property
     def bands(self) -> int:
         return self.image.shape[0]
+
+    @property
+    def seen(self) -> np.ndarray | None:
+        """(bands, H, W) bool: where each band has data, None if wherever the pixel is valid."""
+        if self.available is None:
+            return None
+        return np.repeat(self.available, [bands for _, bands in self.sensors], axis=0)
 
     @property
     def height(self) -> int:
@@ -96,7 +130,7 @@ def load_scene(
     """Read an image and its label raster whole.
 
     Args:
-        image, labels: see ``open_raster`` and ``read_labels``.
+        image, labels: see ``open_raster`` and ``read_labels``; an image may be "NAME=FILE,NAME=FILE", one a sensor.
         image_variable, labels_variable: arrays of .mat files.
         class_names: names of the label values 1, 2, 3 ...; a value beyond them is an error.
         max_gib: budget of the image as float32.
@@ -104,11 +138,19 @@ def load_scene(
     Raises:
         DataError: unreadable files, sizes that differ, labels out of range, fewer than two classes, no valid pixel.
     """
-    with open_raster(image, variable=image_variable, max_gib=max_gib) as raster:
+    files, sensors, available = sensor_files(str(image)), (), None
+    if files is None:
+        opened = open_raster(image, variable=image_variable, max_gib=max_gib)
+    else:
+        opened, sensors = open_stack(files, max_gib=max_gib)
+    with opened as raster:
         values = read_labels(
             labels, height=raster.height, width=raster.width, variable=labels_variable, max_gib=max_gib
         )
         pixels, valid = raster.read(0, 0, raster.height, raster.width)
+        if sensors:
+            available = raster.read_available(0, 0, raster.height, raster.width, len(sensors))
+            available = None if (available == valid).all() else available
     if not valid.any():
         raise DataError("no pixel is valid: all are NaN or nodata", where=image, fix="check the file's nodata value")
     present = np.unique(values[(values > 0) & valid])
@@ -123,7 +165,7 @@ def load_scene(
     names = [f"class {v}" if class_names is None else str(class_names[v - 1]) for v in present]
     ranks = np.searchsorted(present, values) + 1
     return Scene(
-        name=Path(image).stem,
+        name=raster.path.stem,
         image=pixels,
         valid=valid,
         labels=np.where((values > 0) & valid, ranks, 0).astype(np.int64),
@@ -133,6 +175,8 @@ def load_scene(
         transform=raster.transform,
         band_names=raster.band_names,
         nodata=raster.nodata,
+        sensors=sensors,
+        available=available,
     )
 
 

@@ -46,10 +46,16 @@ def active_parameters(system: nn.Module, statistics: Mapping[str, LayerStatistic
     """
     layers = [module for module in system.modules() if isinstance(module, MoELayer)]
     active = float(total_parameters(system))
+    users: dict[nn.Module, list[LayerStatistics]] = {}
     for layer, numbers in zip(layers, statistics.values(), strict=True):
-        sizes = [layer.bank.expert_parameters(e) for e in range(layer.bank.num_experts)]
-        computed = numbers.pairs * (1 - numbers.dropped_share) / max(numbers.items, 1)  # experts an item meets
-        active -= sum(sizes) - sum(size * share * computed for size, share in zip(sizes, numbers.load, strict=True))
+        users.setdefault(layer.bank, []).append(numbers)
+    for bank, found in users.items():  # layers may share a bank: its experts count once, by the mean of their use
+        sizes = [bank.expert_parameters(e) for e in range(bank.num_experts)]
+        items = max(sum(numbers.items for numbers in found), 1)
+        active -= sum(sizes)
+        for numbers in found:
+            pairs = numbers.pairs * (1 - numbers.dropped_share)
+            active += sum(size * share for size, share in zip(sizes, numbers.load, strict=True)) * pairs / items
     return round(active)
 
 
@@ -59,12 +65,12 @@ def flops_per_pixel(system: nn.Module, batch: Mapping[str, Tensor]) -> float:
     Experts that no item chose cost nothing. Element-wise work (norms, scans, activations) is not counted.
 
     Args:
-        batch: with ``image`` (B, bands, H, W).
+        batch: with ``image`` (B, bands, H, W); if ``wanted`` (B, H, W) names some pixels, only these count.
     """
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         system(batch)
-    image = batch["image"]
-    return counter.get_total_flops() / (image.shape[0] * image.shape[-2] * image.shape[-1])
+    pixels = int((batch["wanted"] & batch["valid"]).sum()) if "wanted" in batch else batch["image"][:, 0].numel()
+    return counter.get_total_flops() / max(pixels, 1)
 
 
 def peak_memory_mib() -> float:

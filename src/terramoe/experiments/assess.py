@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from terramoe.data import Scene, Split
+from terramoe.data import Scene, Split, raster_of
 from terramoe.evaluation import (
     Alignment,
     Cost,
@@ -30,7 +30,8 @@ from terramoe.evaluation import (
     reliability,
     total_parameters,
 )
-from terramoe.inference import PredictedTile, Predictor, predict_array
+from terramoe.experiments.subsets import Subset, score_subsets
+from terramoe.inference import Box, PredictedTile, Predictor, WindowReader, predict_array
 from terramoe.moe import LayerStatistics, RoutingMeter
 from terramoe.training import History
 
@@ -47,6 +48,8 @@ class Assessment:
         tile: the prediction behind the scores, with the training pixels hidden from the network.
         statistics: per routed layer, over all windows of that prediction.
         cost, history: see their classes.
+        predictor: the model itself, for further measures.
+        subsets: confusion counts like ``counts`` for every subset of the sensors but the whole; empty for one sensor.
     """
 
     seed: int
@@ -59,6 +62,8 @@ class Assessment:
     statistics: dict[str, LayerStatistics]
     cost: Cost
     history: History
+    predictor: Predictor
+    subsets: Mapping[Subset, np.ndarray] = field(default_factory=dict)
 
 
 def assess(predictor: Predictor, scene: Scene, split: Split, history: History, seed: int) -> Assessment:
@@ -68,7 +73,7 @@ def assess(predictor: Predictor, scene: Scene, split: Split, history: History, s
     """
     meter = RoutingMeter()
     started = time.perf_counter()
-    tile = predict_array(predictor, scene.image, scene.valid, hide=split.train, meter=meter)
+    tile = predict_array(predictor, scene.image, scene.valid, available=scene.available, hide=split.train, meter=meter)
     seconds = time.perf_counter() - started
     truth = scene.labels[split.test]
     probability = tile.probability[:, split.test].T
@@ -83,13 +88,26 @@ def assess(predictor: Predictor, scene: Scene, split: Split, history: History, s
     )
     blocks = split.blocks[split.test]
     counts = block_confusions(truth, probability.argmax(1) + 1, blocks, scene.classes)
-    return Assessment(seed, split.fold, counts, np.unique(blocks), truth, probability, tile, statistics, cost, history)
+    return Assessment(
+        seed=seed,
+        fold=split.fold,
+        counts=counts,
+        blocks=np.unique(blocks),
+        truth=truth,
+        probability=probability,
+        tile=tile,
+        statistics=statistics,
+        cost=cost,
+        history=history,
+        predictor=predictor,
+        subsets=score_subsets(predictor, scene, split),
+    )
 
 
 def assess_ensemble(members: Sequence[Assessment], scene: Scene, split: Split) -> Assessment:
     """Several models of one fold as one: their probabilities are averaged, their costs added.
 
-    Routing maps and statistics are those of the first.
+    Routing maps and statistics are those of the first; subsets of sensors are left out.
     """
     first = members[0]
     mean = np.mean([m.tile.probability for m in members], axis=0)
@@ -101,6 +119,7 @@ def assess_ensemble(members: Sequence[Assessment], scene: Scene, split: Split) -
         counts=block_confusions(first.truth, probability.argmax(1) + 1, blocks, scene.classes),
         probability=probability,
         tile=replace(first.tile, probability=mean),
+        subsets={},
         cost=Cost(
             total=sum(c.total for c in costs),
             active=sum(c.active for c in costs),
@@ -115,10 +134,9 @@ def assess_ensemble(members: Sequence[Assessment], scene: Scene, split: Split) -
 def _window(predictor: Predictor, scene: Scene) -> dict[str, torch.Tensor]:
     """The scene's first prediction window as a batch of one."""
     rows, columns = (min(predictor.window, size) for size in (scene.height, scene.width))
-    return {
-        "image": torch.from_numpy(predictor.normaliser(scene.image[:, :rows, :columns]))[None],
-        "valid": torch.from_numpy(scene.valid[:rows, :columns])[None],
-    }
+    window = Box(0, 0, rows, columns)
+    reader = WindowReader(predictor, raster_of(scene.name, scene.image, scene.valid, scene.available))
+    return reader.read(window.grown(predictor.reach)).batch(window, predictor.reach)
 
 
 @dataclass(frozen=True)

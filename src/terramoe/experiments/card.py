@@ -47,6 +47,10 @@ def run_card(experiment: Experiment) -> dict[str, Any]:
                 }
                 for name, s in experiment.scores.items()
             },
+            "subsets": {
+                " + ".join(present): {name: asdict(found) for name, found in models.items()}
+                for present, models in experiment.subsets.items()
+            },
             "comparison": None if experiment.comparison is None else asdict(experiment.comparison),
         }
     )
@@ -71,7 +75,7 @@ def assemble(plan: Plan, scene: Scene, folds: Mapping[int, Split], systems: Mapp
             "grid": _grid(scene),
             "split_digests": {str(seed): split.digest() for seed, split in folds.items()},
             "split_pixels": {str(seed): _pixels(split) for seed, split in folds.items()},
-            "tiling": _tiling(plan),
+            "tiling": _tiling(plan, patches=any(system.patch for system in systems.values())),
             "normalisation": _normalisation(plan, scene, folds),
             "routing": {name: routing_of(system) for name, system in systems.items()},
             "networks": {name: _network(system) for name, system in systems.items()},
@@ -120,13 +124,13 @@ def _pixels(split: Split) -> dict[str, Any]:
     return {"fold": split.fold, **counts, "test_blocks": len(np.unique(split.blocks[split.test]))}
 
 
-def _tiling(plan: Plan) -> dict[str, Any]:
+def _tiling(plan: Plan, *, patches: bool) -> dict[str, Any]:
     """How windows cover the scene in prediction; see ``inference.windows``."""
     side = plan.train.crop
     return {
         "window": side,
-        "overlap": side // 2,
-        "blend": "raised cosine over both sides",
+        "overlap": 0 if patches else side // 2,  # a patch brings its own surroundings
+        "blend": "raised cosine over both sides, where windows overlap",
         "edge": "the last window ends with the raster",
         "experts": "of the window whose centre is nearest",
     }
@@ -136,7 +140,7 @@ def _normalisation(plan: Plan, scene: Scene, folds: Mapping[int, Split]) -> dict
     """The statistics of every fold that is used: seeds of one fold share its training pixels."""
     found = {}
     for split in folds.values():
-        normaliser = fit_normaliser(scene.image, split.train, plan.normaliser)
+        normaliser = fit_normaliser(scene.image, split.train, plan.normaliser, scene.seen)
         found[str(split.fold)] = {"offset": normaliser.offset, "scale": normaliser.scale}
     return {"kind": plan.normaliser, "fitted_on": "training pixels of the fold", "folds": found}
 

@@ -117,7 +117,7 @@ def _split_of_run(model: Path, scene: Scene) -> Split | None:
         if facts["scene_digest"] != scene_digest(scene):
             return None
         seed = plan["train"]["seed"]
-        splits = list(SplitSettings(**plan["split"]).splitter(area=scene.valid).masks(scene.labels))
+        splits = list(SplitSettings(**plan["split"]).for_scene(scene).masks(scene.labels))
         split = splits[seed % len(splits)]
         same = split.digest() == facts["split_digests"][str(seed)]
     except (KeyError, TypeError, ValueError) as error:

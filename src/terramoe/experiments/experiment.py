@@ -11,11 +11,12 @@ import numpy as np
 import yaml
 
 from terramoe.data import Scene, Split, SplitAudit, audit_scene, raster_of
-from terramoe.evaluation import Alignment, Comparison, compare
+from terramoe.evaluation import Alignment, Comparison, Interval, compare
 from terramoe.experiments.assess import Assessment, Scores, assess, pool, routing_follows
 from terramoe.experiments.card import assemble, run_card
 from terramoe.experiments.plan import Plan
 from terramoe.experiments.record import record_of, results_csv
+from terramoe.experiments.subsets import Subset, measures_of, subset_grid
 from terramoe.experiments.train import train_on_scene
 from terramoe.inference import PredictedTile, Predictor, predict_array, write_maps
 from terramoe.storage import RasterForm, RunFolder, write_cog, write_json, write_text
@@ -58,6 +59,7 @@ class Experiment:
         predictor: the first seed's model, which is saved and draws the maps.
         whole: its prediction of the whole scene with nothing hidden, as the maps show it.
         alignments: what its routing follows, per layer.
+        subsets: accuracy with every subset of the sensors but the whole, by model; empty for one sensor.
         facts: what decided the result besides the plan; see ``card.assemble``.
     """
 
@@ -72,6 +74,7 @@ class Experiment:
     predictor: Predictor
     whole: PredictedTile
     alignments: dict[str, Alignment]
+    subsets: dict[Subset, dict[str, Interval]]
     facts: dict[str, Any]
 
 
@@ -103,7 +106,7 @@ def run_experiment(
                 seed,
                 control="dense" if name == TWIN else ROUTED,
                 state_path=folder.state(f"{name.lower().replace(' ', '-')}-{seed}"),
-                on_step=lambda done, loss, label=label: progress.step(label, done, plan.train.steps, loss),
+                on_step=lambda done, loss, label=label: progress.step(label, done, plan.train.all_steps, loss),
             )
             first = first or predictor
             runs[name].append(assess(predictor, scene, split, history, seed))
@@ -119,8 +122,9 @@ def run_experiment(
         scores={name: pool(assessments) for name, assessments in runs.items()},
         comparison=_compare(runs) if plan.twin else None,
         predictor=first,
-        whole=predict_array(first, scene.image, scene.valid),
+        whole=predict_array(first, scene.image, scene.valid, available=scene.available),
         alignments=routing_follows(runs[system_card.name][0], scene, folds[plan.train.seed]),
+        subsets=subset_grid({name: [(a.subsets, a.blocks) for a in found] for name, found in runs.items()}),
         facts=assemble(plan, scene, folds, {system_card.name: first.system}),
     )
 
@@ -128,7 +132,7 @@ def run_experiment(
 def audit(plan: Plan, scene: Scene) -> list[SplitAudit]:
     """Audit the plan's split beside the two other kinds, so that a leak is seen in numbers."""
     kinds = dict.fromkeys(("random", "block", "field", plan.split.kind))
-    splitters = {kind: plan.split.splitter(kind, scene.valid) for kind in kinds}
+    splitters = {kind: plan.split.for_scene(scene, kind) for kind in kinds}
     return audit_scene(scene, splitters, radius=plan.split.guard)
 
 
@@ -136,7 +140,8 @@ def write_run(experiment: Experiment, folder: RunFolder, colours: list[tuple[int
     """Write all files of a run but the report: model, maps, split, configuration, metrics and, last, the card."""
     plan, scene = experiment.plan, experiment.scene
     experiment.predictor.save(folder.path)
-    raster = replace(raster_of(scene.name, scene.image, scene.valid), crs=scene.crs, transform=scene.transform)
+    raster = raster_of(scene.name, scene.image, scene.valid, scene.available)
+    raster = replace(raster, crs=scene.crs, transform=scene.transform)
     write_maps(experiment.predictor, raster, folder.path, colours=colours)
     split = experiment.folds[plan.train.seed]
     kinds = (1 * split.train + 2 * split.guard + 3 * split.test).astype(np.uint8)
@@ -157,6 +162,7 @@ def metrics_csv(experiment: Experiment) -> str:
             assessment,
             system=experiment.plan.system,
             variant="dense" if name == TWIN else ROUTED,
+            measures=measures_of(assessment.subsets),
             split=experiment.folds[assessment.seed].name,
             train_pixels=int(experiment.folds[assessment.seed].train.sum()),
             identity={},

@@ -17,6 +17,7 @@ from terramoe.data import Raster
 from terramoe.errors import ConfigError, DataError
 from terramoe.experiments.attribution import ExplainSettings, attribute, load_captum
 from terramoe.inference import Predictor, predict_tiles, routing_maps
+from terramoe.inference.window_reader import WindowReader
 from terramoe.inference.windows import Box, blend_weights, touching
 
 
@@ -102,12 +103,15 @@ def explain(
         at = _window_of_class(predictor, raster, target)
     else:
         at = _window_of_pixel(predictor, raster, row, column)
-    image, valid = _read(predictor, raster, at)
+    window, at = at, at.grown(predictor.reach)
+    batch = WindowReader(predictor, raster).read(at).batch(window, predictor.reach)
+    image, valid = batch["image"], batch["valid"]
+    asked = valid & batch["wanted"] if "wanted" in batch else valid
     with torch.no_grad():
-        output = predictor.system({"image": image, "valid": valid})
+        output = predictor.system(batch)
     predicted = output.prediction[0].argmax(0) + 1
     if row is None:
-        region = (predicted == target) & valid[0]
+        region = (predicted == target) & asked[0]
     else:
         region = torch.zeros_like(valid[0])
         region[row - at.row, column - at.column] = valid[0][row - at.row, column - at.column]
@@ -117,15 +121,16 @@ def explain(
 
     def score(system: nn.Module, images: Tensor) -> Tensor:
         """Normalised images (N, bands, H, W) -> (N,)."""
-        seen = system({"image": images, "valid": valid.expand(len(images), -1, -1)}).prediction
-        return seen[:, target - 1][:, region].mean(1)
+        others = {key: value.expand(len(images), *value.shape[1:]) for key, value in batch.items() if key != "image"}
+        return system({"image": images, **others}).prediction[:, target - 1][:, region].mean(1)
 
     with torch.no_grad():
         found, baseline = (float(score(predictor.system, x)) for x in (image, torch.zeros_like(image)))
     attribution, held = attribute(predictor.system, score, image, len(predictor.class_values), settings)
     attribution = torch.where(valid, attribution, 0.0)
-    rows, columns = at.within(Box(0, 0, raster.height, raster.width))
-    size = (..., slice(rows.stop - rows.start), slice(columns.stop - columns.start))
+    whole = Box(0, 0, raster.height, raster.width)
+    rows, columns = at.within(whole)
+    size = (..., *whole.within(at))
     return Explanation(
         method=settings.method,
         box=Box(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start),
@@ -151,7 +156,7 @@ def _window_of_pixel(predictor: Predictor, raster: Raster, row: int, column: int
             fix="count rows and columns from 0",
         )
     windows = _windows(predictor, raster, Box(row, column, 1, 1))
-    weight = blend_weights(predictor.window)
+    weight = blend_weights(predictor.window, predictor.overlap)
     return max(windows, key=lambda window: weight[row - window.row, column - window.column])
 
 
@@ -179,15 +184,3 @@ def _no_data(raster: Raster, row: int, column: int) -> DataError:
 def _windows(predictor: Predictor, raster: Raster, box: Box) -> list[Box]:
     stride = predictor.window - predictor.overlap
     return touching(box, raster.height, raster.width, predictor.window, stride)
-
-
-def _read(predictor: Predictor, raster: Raster, at: Box) -> tuple[Tensor, Tensor]:
-    """Normalised (1, bands, S, S), 0 where invalid, and valid (1, S, S); nodata beyond the raster's edge."""
-    rows, columns = at.within(Box(0, 0, raster.height, raster.width))
-    height, width = rows.stop - rows.start, columns.stop - columns.start
-    values, has_data = raster.read(rows.start, columns.start, height, width)
-    image = torch.zeros(1, raster.bands, at.height, at.width)
-    valid = torch.zeros(1, at.height, at.width, dtype=torch.bool)
-    image[0, :, :height, :width] = torch.from_numpy(np.where(has_data, predictor.normaliser(values), 0))
-    valid[0, :height, :width] = torch.from_numpy(has_data)
-    return image, valid

@@ -52,11 +52,21 @@ class SplitSettings:
     groups: str | None = None
     official: str | None = None
 
-    def splitter(self, kind: str | None = None, area: np.ndarray | None = None) -> Splitter:
+    def splitter(
+        self,
+        kind: str | None = None,
+        area: np.ndarray | None = None,
+        *,
+        groups: np.ndarray | None = None,
+        official: np.ndarray | None = None,
+        places: np.ndarray | None = None,
+    ) -> Splitter:
         """The splitter of this or another kind with these settings.
 
         Args:
             area: (H, W) bool, the deployment area of kNNDM; None for the whole raster.
+            groups, official, places: (H, W) int64, what the scene brings itself; a raster that the settings name comes
+                first.
 
         Raises:
             ConfigError: no such kind, or its raster is not named. DataError: the raster cannot be read.
@@ -71,12 +81,18 @@ class SplitSettings:
         if kind == "knndm":
             return KNNDMSplit(self.folds, area, seed=self.seed)
         if kind == "group":
-            return GroupSplit(_read(self.groups, "groups"), guard=self.guard, seed=self.seed)
+            groups = _read(self.groups, "groups") if groups is None or self.groups else groups
+            return GroupSplit(groups, guard=self.guard, seed=self.seed)
         if kind == "official":
-            return OfficialSplit(_read(self.official, "official"))
+            official = _read(self.official, "official") if official is None or self.official else official
+            return OfficialSplit(official, places)
         raise ConfigError(
             f"there is no split '{kind}'", where="split", fix="use block, field, random, knndm, group or official"
         )
+
+    def for_scene(self, scene: Scene, kind: str | None = None) -> Splitter:
+        """The splitter of this or another kind for a scene, with the domains and the official split that it brings."""
+        return self.splitter(kind, scene.valid, groups=scene.domains, official=scene.official, places=scene.places)
 
 
 def _read(path: str | None, name: str) -> np.ndarray:
@@ -124,7 +140,7 @@ class Plan:
 
     def folds(self, scene: Scene) -> dict[int, Split]:
         """The fold that each seed tests."""
-        splits = list(self.split.splitter(area=scene.valid).masks(scene.labels))
+        splits = list(self.split.for_scene(scene).masks(scene.labels))
         return {seed: splits[seed % len(splits)] for seed in self.run_seeds()}
 
     def plain(self) -> dict[str, Any]:
@@ -135,6 +151,7 @@ class Plan:
 def scene_digest(scene: Scene) -> str:
     """Sixteen hexadecimal digits that change with any pixel or label of the scene."""
     digest = hashlib.sha256()
-    for array in (scene.image, scene.valid, scene.labels):
-        digest.update(np.ascontiguousarray(array))
+    for array in (scene.image, scene.valid, scene.labels, scene.available, scene.domains, scene.official):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()[:16]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
+from terramoe.data import Scene
 from terramoe.evaluation import Interval
 from terramoe.evaluation.family import compare_pairs
 from terramoe.experiments.claims import Claim, MeasuredStatement, Statement
@@ -43,13 +44,19 @@ class Result:
     outcome: Outcome
 
 
-def reproduce(claim: Claim, folder: Path, progress: Progress | None = None) -> list[Result]:
+def reproduce(
+    claim: Claim, folder: Path, progress: Progress | None = None, *, scene: Scene | None = None
+) -> list[Result]:
     """Run a claim, resumable run by run, and write ``claim.json``.
+
+    Args:
+        scene: the claim's own scene, if it is made already.
 
     Raises:
         ConfigError: the folder holds runs of other settings; see ``run_study``.
     """
-    records = run_study(claim.plan, claim.variants, claim.scene(), folder, progress, claim.measure)
+    scene = claim.scene() if scene is None else scene
+    records = run_study(claim.plan, claim.variants, scene, folder, progress, claim.measure)
     results = judge(claim, records)
     write_json(folder / "claim.json", plain(claim, results))
     return results
@@ -69,7 +76,7 @@ def judge(claim: Claim, records: Sequence[RunRecord]) -> list[Result]:
     results = []
     for statement in claim.statements:
         if isinstance(statement, MeasuredStatement):
-            results.append(_measured(statement, runs[statement.variant]))
+            results.append(_measured(statement, runs))
             continue
         found = family.comparisons[statement.a, statement.b]
         outcome: Outcome = "cannot tell" if found.verdict == "cannot tell" else "not reproduced"
@@ -100,8 +107,11 @@ def results_table(claims: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def _measured(statement: MeasuredStatement, runs: Sequence[RunRecord]) -> Result:
-    values = np.array([r.measures[statement.measure] for r in runs]) - statement.above
+def _measured(statement: MeasuredStatement, variants: Mapping[str, Sequence[RunRecord]]) -> Result:
+    runs, measure = variants[statement.variant], statement.measure
+    values = np.array([r.measures[measure] for r in runs]) - statement.above
+    if statement.against:  # both lists are in the order of the seeds
+        values -= np.array([r.measures[measure] for r in variants[statement.against]])
     mean, error = values.mean(), stats.sem(values) if len(values) > 1 else np.inf
     reach = error * stats.t.ppf(0.975, max(len(values) - 1, 1))
     low, high = np.clip([mean - reach, mean + reach], -1e9, 1e9)

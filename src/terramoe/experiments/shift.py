@@ -143,7 +143,7 @@ Seen = tuple[PredictedTile, dict[str, np.ndarray]]  # a prediction, and the load
 
 def _predict(predictor: Predictor, scene: Scene, split: Split) -> Seen:
     meter = RoutingMeter()
-    tile = predict_array(predictor, scene.image, scene.valid, hide=split.train, meter=meter)
+    tile = predict_array(predictor, scene.image, scene.valid, available=scene.available, hide=split.train, meter=meter)
     return tile, {name: np.array(found.load) for name, found in meter.compute().items()}
 
 

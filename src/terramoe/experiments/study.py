@@ -14,6 +14,7 @@ from terramoe.experiments.card import assemble
 from terramoe.experiments.experiment import Progress, Silent
 from terramoe.experiments.plan import Plan, scene_digest
 from terramoe.experiments.record import RunRecord, load_record, record_of, results_csv
+from terramoe.experiments.subsets import measures_of
 from terramoe.experiments.train import build_for, check_plan, train_on_scene
 from terramoe.storage import write_json, write_text
 from terramoe.systems import CONTROLS, ROUTED
@@ -106,7 +107,7 @@ def run_study(
                 split=split.name,
                 train_pixels=int(split.train.sum()),
                 identity=identity,
-                measures=measure(found, scene, split) if measure is not None else {},
+                measures=measures_of(found.subsets) | (measure(found, scene, split) if measure is not None else {}),
             )
             record.save(path)
             records.append(record)
@@ -123,7 +124,7 @@ def _card(plan: Plan, variants: Sequence[Variant], scene: Scene) -> dict[str, An
 
 def _runs(plan: Plan, scene: Scene, variants: Sequence[Variant], every_fold: bool) -> list[tuple[int, Split, Variant]]:
     """Seed by seed, so that a study that is stopped early is balanced."""
-    folds = list(plan.split.splitter(area=scene.valid).masks(scene.labels))
+    folds = list(plan.split.for_scene(scene).masks(scene.labels))
     return [
         (seed, split, variant)
         for seed, own in plan.folds(scene).items()
@@ -146,7 +147,7 @@ def _train(
             own,
             control=variant.control,
             state_path=state,
-            on_step=lambda done, loss: progress.step(variant.label, done, plan.train.steps, loss),
+            on_step=lambda done, loss: progress.step(variant.label, done, plan.train.all_steps, loss),
         )
         members.append(assess(predictor, scene, split, history, seed))
         state.unlink(missing_ok=True)

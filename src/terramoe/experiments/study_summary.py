@@ -34,6 +34,7 @@ class VariantScore:
         total, active: parameters; active is a mean over runs. flops: per pixel, mean.
         train_seconds, predict_seconds: means. peak_mib: largest.
         effective_experts: mean over layers and runs. dead_experts: sum over layers and runs. dropped_share: mean.
+        measures: what else was measured on the runs, by name: mean and standard deviation (n - 1).
     """
 
     overall: Interval
@@ -50,6 +51,7 @@ class VariantScore:
     effective_experts: float
     dead_experts: int
     dropped_share: float
+    measures: Mapping[str, tuple[float, float]]
 
     @property
     def spread(self) -> float:
@@ -155,7 +157,12 @@ def _score(runs: Sequence[RunRecord]) -> VariantScore:
         effective_experts=float(np.mean([s.effective_experts for s in layers])) if layers else float("nan"),
         dead_experts=sum(s.dead_experts for s in layers),
         dropped_share=float(np.mean([s.dropped_share for s in layers])) if layers else 0.0,
+        measures={name: _mean_and_spread([r.measures[name] for r in runs]) for name in runs[0].measures},
     )
+
+
+def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def _rows(family: Family) -> list[dict[str, Any]]:

@@ -73,7 +73,7 @@ def examine_trust(predictor: Predictor, scene: Scene, split: Split, *, error: fl
     if len(ids) < 2:
         raise SplitError(f"{len(ids)} test blocks", where="trust", fix="use a scene with at least two")
     held = np.isin(blocks, ids[: len(ids) // 2])
-    tile = predict_array(predictor, scene.image, scene.valid, hide=split.train)
+    tile = predict_array(predictor, scene.image, scene.valid, available=scene.available, hide=split.train)
     logits = np.log(np.maximum(tile.probability[:, split.test].T, TINY))
     truth = scene.labels[split.test]
     temperature = fit_temperature(logits[held], truth[held])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from terramoe.data import Raster, raster_of
 from terramoe.errors import ConfigError, DataError
 from terramoe.inference.predictor import Predictor
+from terramoe.inference.window_reader import WindowReader
 from terramoe.inference.windows import Box, blend_weights, tiles, touching
 from terramoe.moe import RoutingMeter
 from terramoe.systems import Output
@@ -44,6 +45,7 @@ def predict_tiles(
     tile: int = 256,
     hide: np.ndarray | None = None,
     meter: RoutingMeter | None = None,
+    missing: Sequence[str] = (),
 ) -> Iterator[PredictedTile]:
     """Predict a raster tile by tile.
 
@@ -54,9 +56,10 @@ def predict_tiles(
         tile: side of a tile, in pixels; memory grows with it and not with the raster.
         hide: (H, W) bool: pixels that the network must not see, such as those it was trained on.
         meter: counts the routings of all windows (with a tile as large as the raster, each window once).
+        missing: sensors that are taken away everywhere.
 
     Raises:
-        DataError: the raster's number of bands is not the model's.
+        DataError: the raster's number of bands is not the model's. ConfigError: no such sensor, or none is left.
     """
     if raster.bands != predictor.bands:
         raise DataError(
@@ -66,77 +69,52 @@ def predict_tiles(
         )
     if tile < 1:
         raise ConfigError(f"tile is {tile}", where="predict", fix="use at least 1 pixel")
+    reader = WindowReader(predictor, raster, hide, tuple(missing))
     stride = predictor.window - predictor.overlap
     for box in tiles(raster.height, raster.width, tile):
         windows = touching(box, raster.height, raster.width, predictor.window, stride)
-        yield _predict_tile(predictor, raster, box, windows, hide, meter)
+        yield _predict_tile(predictor, reader, box, windows, meter)
 
 
 def _predict_tile(
-    predictor: Predictor,
-    raster: Raster,
-    box: Box,
-    windows: list[Box],
-    hide: np.ndarray | None,
-    meter: RoutingMeter | None,
+    predictor: Predictor, reader: WindowReader, box: Box, windows: list[Box], meter: RoutingMeter | None
 ) -> PredictedTile:
-    size = predictor.window
+    size, reach = predictor.window, predictor.reach
     area = Box(
         windows[0].row,
         windows[0].column,
         windows[-1].row + size - windows[0].row,
         windows[-1].column + size - windows[0].column,
     )
-    image, visible, has_data = _read_padded(predictor, raster, area, hide)
-    weights = blend_weights(size)
+    view = reader.read(area.grown(reach))
+    weights = blend_weights(size, predictor.overlap)
 
     shape = (box.height, box.width)
     probability = np.zeros((len(predictor.class_values), *shape))
     total, best = np.zeros(shape), np.zeros(shape)
     routing: dict[str, np.ndarray] = {}
     for window in windows:
-        inside = window.within(area)
-        batch = {
-            "image": torch.from_numpy(image[:, *inside])[None],
-            "valid": torch.from_numpy(visible[inside])[None],
-        }
+        batch = view.batch(window, reach)
         with torch.inference_mode():
             output = predictor.system(batch)
             scores = torch.softmax(output.prediction[0].double(), dim=0).numpy()
         if meter is not None:
             meter.update(output.routings)
         here, there = window.within(box), box.within(window)
+        inside = tuple(slice(part.start + reach, part.stop + reach) for part in there)
         weight = weights[there]
-        probability[:, *here] += weight * scores[:, *there]
+        probability[:, *here] += weight * scores[:, *inside]
         total[here] += weight
         nearer = weight > best[here]
         best[here] = np.maximum(best[here], weight)
         for name, maps in routing_maps(output).items():
             layer = routing.setdefault(name, np.full((len(ROUTING_BANDS), *shape), NO_VALUE, dtype=np.float32))
-            layer[:, *here] = np.where(nearer, maps[0][:, *there], layer[:, *here])
+            layer[:, *here] = np.where(nearer, maps[0][:, *inside], layer[:, *here])
 
-    valid = has_data[box.within(area)]
+    valid = view.has_data[box.within(view.box)]
     probability = np.where(valid, probability / total, 0).astype(np.float32)
     routing = {name: np.where(valid, maps, np.float32(NO_VALUE)) for name, maps in routing.items()}
     return PredictedTile(box, valid, probability, routing)
-
-
-def _read_padded(
-    predictor: Predictor, raster: Raster, area: Box, hide: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Normalised image, what the network may see, and where there is data; nodata beyond the raster's edge."""
-    whole = Box(0, 0, raster.height, raster.width)
-    rows, columns = area.within(whole)
-    height, width = rows.stop - rows.start, columns.stop - columns.start
-    values, valid = raster.read(rows.start, columns.start, height, width)
-    image = np.zeros((raster.bands, area.height, area.width), dtype=np.float32)
-    has_data = np.zeros((area.height, area.width), dtype=bool)
-    image[:, :height, :width] = np.where(valid, predictor.normaliser(values), 0)
-    has_data[:height, :width] = valid
-    visible = has_data.copy()
-    if hide is not None:
-        visible[:height, :width] &= ~hide[rows, columns]
-    return image, visible, has_data
 
 
 def routing_maps(output: Output) -> dict[str, np.ndarray]:
@@ -162,13 +140,20 @@ def predict_array(
     image: np.ndarray,
     valid: np.ndarray,
     *,
+    available: np.ndarray | None = None,
     hide: np.ndarray | None = None,
     meter: RoutingMeter | None = None,
+    missing: Sequence[str] = (),
 ) -> PredictedTile:
-    """Predict an image (bands, H, W) in memory as one tile."""
-    raster = raster_of("array", image, valid)
+    """Predict an image (bands, H, W) in memory as one tile.
+
+    Args:
+        valid: (H, W) bool. available: (sensors, H, W) bool, None where every pixel has them all.
+        hide, meter, missing: see ``predict_tiles``.
+    """
+    raster = raster_of("array", image, valid, available)
     size = max(raster.height, raster.width)
-    return next(predict_tiles(predictor, raster, tile=size, hide=hide, meter=meter))
+    return next(predict_tiles(predictor, raster, tile=size, hide=hide, meter=meter, missing=missing))
 
 
 def uncertainty_bands(probability: np.ndarray) -> np.ndarray:

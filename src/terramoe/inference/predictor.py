@@ -20,6 +20,7 @@ class Predictor:
         normaliser: of the bands.
         class_values, class_names: of class 1, 2, ...
         window, overlap: side of a prediction window and how far neighbours overlap, in pixels.
+        sensors: name and number of bands of each sensor, () where they are not told apart.
     """
 
     name: str
@@ -29,6 +30,12 @@ class Predictor:
     class_names: tuple[str, ...]
     window: int
     overlap: int
+    sensors: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def reach(self) -> int:
+        """Pixels around a window that are read with it: half a patch, for a system of patches."""
+        return (self.system.patch or 1) // 2
 
     @property
     def bands(self) -> int:
@@ -46,6 +53,7 @@ class Predictor:
             "class_names": list(self.class_names),
             "window": self.window,
             "overlap": self.overlap,
+            "sensors": [list(sensor) for sensor in self.sensors],
         }
         weights = self.system.state_dict()
         return save_model(folder, system=self.name, config=plain_config(self.system), tensors=weights, data=data)
@@ -71,6 +79,7 @@ def load_predictor(path: str | Path) -> Predictor:
             class_names=tuple(data["class_names"]),
             window=data["window"],
             overlap=data["overlap"],
+            sensors=tuple((name, bands) for name, bands in data.get("sensors", [])),
         )
     except (RuntimeError, KeyError, TypeError) as error:
         raise ModelFileError(

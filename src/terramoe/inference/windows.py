@@ -14,8 +14,10 @@ def starts(length: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def blend_weights(window: int) -> np.ndarray:
-    """(window, window) float64: a raised cosine, highest in the middle, above 0 at the edge."""
+def blend_weights(window: int, overlap: int) -> np.ndarray:
+    """(window, window) float64: a raised cosine, highest in the middle, above 0 at the edge; ones without overlap."""
+    if overlap == 0:
+        return np.ones((window, window))
     phase = (np.arange(window) + 0.5) / window
     profile = np.sin(np.pi * phase) ** 2
     return profile[:, None] * profile
@@ -29,6 +31,10 @@ class Box:
     column: int
     height: int
     width: int
+
+    def grown(self, reach: int) -> Box:
+        """The box and ``reach`` pixels more on each side."""
+        return Box(self.row - reach, self.column - reach, self.height + 2 * reach, self.width + 2 * reach)
 
     def within(self, outer: Box) -> tuple[slice, slice]:
         """Slices of this box in an array that holds ``outer``, cut to it."""

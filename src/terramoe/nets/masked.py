@@ -30,6 +30,11 @@ class MaskedGroupNorm(nn.Module):
         return (y * self.weight[:, None, None] + self.bias[:, None, None]) * keep
 
 
+def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
+    """Mean over valid pixels, 0 where there is none: x (B, C, H, W), 0 where invalid, valid (B, H, W) -> (B, C)."""
+    return x.sum((2, 3)) / valid.sum((1, 2)).clamp_min(1)[:, None]
+
+
 def masked_average_pool(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """2 x 2 average over valid pixels; a cell is valid where any of its pixels is.
 

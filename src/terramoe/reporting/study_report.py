@@ -32,6 +32,7 @@ def write_study_report(summary: StudySummary, plan: Plan, scene: Scene, folder: 
         title=", ".join(summary.controls) or next(iter(summary.scores)),
         summary=summary,
         families=families,
+        measures=list(dict.fromkeys(name for s in summary.scores.values() for name in s.measures)),
         plan=plan,
         scene=scene,
         version=__version__,

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 
 from torch import Tensor, nn
 
+from terramoe.errors import ConfigError
 from terramoe.moe import Routing
 from terramoe.systems.card import Card
 
@@ -48,21 +49,45 @@ class System(nn.Module, ABC):
         card: where it comes from.
         Config: a frozen dataclass with the paper's hyper-parameters as defaults.
         conditioning: keys of the batch that the routers look at; changing one must change a routing.
+        multi_sensor: whether ``Config.bands`` is a tuple, one number per sensor, and the batch has ``available``.
+        exempt: checks of ``checks.check_system`` that do not apply, each with the reason.
         config: of this instance.
     """
 
     card: ClassVar[Card]
     Config: ClassVar[type]
     conditioning: ClassVar[tuple[str, ...]] = ("image",)
+    multi_sensor: ClassVar[bool] = False
+    exempt: ClassVar[Mapping[str, str]] = {}
     config: Any
+
+    @property
+    def patch(self) -> int | None:
+        """Side of the patch that a pixel's prediction depends on alone (odd), or None: it depends on all it sees."""
+        return getattr(self.config, "patch", None)
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
-        """``image`` (B, bands, H, W) and optionally ``valid`` (B, H, W) bool -> Output."""
+        """A batch -> Output.
+
+        ``image`` (B, bands, H, W), the bands of all sensors one after the other. Optionally, all bool: ``valid``
+        (B, H, W); ``wanted`` (B, H, W), the pixels whose prediction is asked for, which a system of patches spares
+        the others; ``available`` (B, sensors, H, W), the sensors that each pixel has, for a multi-sensor system. And
+        ``domain`` (B, H, W) int64: which sensor, place or season a pixel comes from.
+        """
 
     @abstractmethod
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Scalars by name, to be summed. "task" must reach the routers; the others are auxiliary losses."""
+
+    def pretrain_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars to train the body with before it is frozen, for systems that stand beside a frozen body."""
+        raise ConfigError(
+            f"{self.card.name} has no body to pretrain", where="training", fix="use --train.pretrain_steps 0"
+        )
+
+    def set_pretraining(self, on: bool) -> None:
+        """Called before the first step of each phase: choose by ``requires_grad`` what it trains."""
 
     @classmethod
     @abstractmethod

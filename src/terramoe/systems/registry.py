@@ -12,7 +12,15 @@ from terramoe.systems.base import System
 from terramoe.systems.card import Card
 
 SYSTEMS: dict[str, tuple[str, str]] = {  # name on the command line: (module, class)
+    "amofe": ("terramoe.systems.amofe", "AMoFE"),
+    "cplp-dmoes": ("terramoe.systems.cplp_dmoes", "CPLPDMoEs"),
+    "hypertransxnet": ("terramoe.systems.hypertransxnet", "HyperTransXNet"),
+    "land-moe": ("terramoe.systems.land_moe", "LandMoE"),
     "mambamoe": ("terramoe.systems.mambamoe", "MambaMoE"),
+    "mamol": ("terramoe.systems.mamol", "MaMOL"),
+    "mecka": ("terramoe.systems.mecka", "MECKA"),
+    "mixturers": ("terramoe.systems.mixturers", "MixtureRS"),
+    "spectralx": ("terramoe.systems.spectralx", "SpectralX"),
 }
 
 

@@ -1,5 +1,6 @@
-"""Tasks by output type. ``pixel_class``: one class per pixel."""
+"""Tasks by output type. ``pixel_class``: one class per pixel; ``partial_labels``: a set of candidate classes."""
 
+from terramoe.tasks.partial_labels import partial_label_loss, pruned_candidates
 from terramoe.tasks.pixel_class import IGNORE, masked_labels, pixel_cross_entropy
 
-__all__ = ["IGNORE", "masked_labels", "pixel_cross_entropy"]
+__all__ = ["IGNORE", "masked_labels", "partial_label_loss", "pixel_cross_entropy", "pruned_candidates"]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from terramoe.errors import ConfigError, ModelFileError
 from terramoe.storage import load_state, save_state
 from terramoe.systems import System, plain_config
-from terramoe.training.crops import SceneCrops, batch_seed
+from terramoe.training.crops import batch_seed
 from terramoe.training.settings import TrainSettings
 from terramoe.training.state import gather_state, restore_state
 
@@ -33,14 +34,24 @@ class History:
     seconds: float
 
 
+class Draws(Protocol):
+    """Gives the batches of a training."""
+
+    def draw(self, epoch: int, step: int, rank: int = 0) -> dict[str, Tensor]:
+        """The batch of this epoch, step and process: always the same."""
+
+
 def learning_rate(step: int, settings: TrainSettings) -> float:
-    """Polynomial decay from the first step to 0 after the last."""
-    return settings.learning_rate * (1 - step / settings.steps) ** settings.power
+    """Polynomial decay from the first step of a phase to 0 after its last."""
+    done, steps = step, settings.pretrain_steps
+    if step >= settings.pretrain_steps:
+        done, steps = step - settings.pretrain_steps, settings.steps
+    return settings.learning_rate * (1 - done / steps) ** settings.power
 
 
 def fit(
     system: System,
-    crops: SceneCrops,
+    draws: Draws,
     settings: TrainSettings,
     *,
     state_path: Path | None = None,
@@ -51,7 +62,7 @@ def fit(
 
     Args:
         system: the network, initialised with ``settings.seed``.
-        crops: the training data.
+        draws: the training data.
         settings: see ``TrainSettings``.
         state_path: where the state is saved; if the file exists, training goes on from it.
         fingerprint: identifies the data; a state saved under another one is refused.
@@ -74,13 +85,16 @@ def fit(
         done, records = _resume(state_path, system, optimizer, identity)
 
     system.train()
-    for number in range(done, settings.steps):
+    for number in range(done, settings.all_steps):
+        pretraining = number < settings.pretrain_steps
+        if number in (done, settings.pretrain_steps):
+            system.set_pretraining(pretraining)
         epoch, step = divmod(number, settings.steps_per_epoch)
-        batch = fabric.to_device(crops.draw(epoch, step, fabric.global_rank))
+        batch = fabric.to_device(draws.draw(epoch, step, fabric.global_rank))
         torch.manual_seed(batch_seed(settings.seed, epoch, step, fabric.global_rank, 1))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(number, settings)
-        losses = model(batch)
+        losses = model(batch, pretraining)
         total = _finite_sum(losses, number)
         fabric.backward(total)
         fabric.clip_gradients(model, optimizer, max_norm=settings.clip)
@@ -92,7 +106,7 @@ def fit(
         _add(records[-1], losses)
         if on_step is not None:
             on_step(number + 1, total.item())
-        last = number + 1 == settings.steps
+        last = number + 1 == settings.all_steps
         if state_path is not None and (last or (number + 1) % settings.save_every == 0):
             meta = {"identity": identity, "steps": number + 1, "records": records}
             save_state(state_path, gather_state(system, optimizer), meta)
@@ -106,8 +120,8 @@ class _TrainingStep(nn.Module):
         super().__init__()
         self.system = system
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.system.loss(self.system(batch), batch)
+    def forward(self, batch: dict[str, Tensor], pretraining: bool) -> dict[str, Tensor]:
+        return self.system.pretrain_loss(batch) if pretraining else self.system.loss(self.system(batch), batch)
 
 
 def _resume(
@@ -141,5 +155,6 @@ def _add(record: dict[str, float], losses: dict[str, Tensor]) -> None:
 
 def _means(records: list[dict[str, float]], settings: TrainSettings) -> tuple[dict[str, float], ...]:
     """Mean loss per epoch; the last epoch may be shorter."""
-    sizes = [min(settings.steps_per_epoch, settings.steps - i * settings.steps_per_epoch) for i in range(len(records))]
+    steps = settings.all_steps
+    sizes = [min(settings.steps_per_epoch, steps - i * settings.steps_per_epoch) for i in range(len(records))]
     return tuple({name: total / n for name, total in record.items()} for record, n in zip(records, sizes, strict=True))

@@ -14,8 +14,11 @@ class TrainSettings:
     Attributes:
         steps: optimiser steps in all.
         steps_per_epoch: steps between two lines of the history (a crop has no natural epoch).
-        batch: crops a step.
-        crop: side of a crop, in pixels.
+        batch: crops a step, or patches.
+        crop: side of a crop, in pixels, and of a window in prediction. A system of patches has its own size of them.
+        unlabelled: patches more a step, around pixels that do not train, for semi-supervised systems of patches.
+        missing_rate: share of the patches that lose some of their sensors, for multi-sensor systems.
+        pretrain_steps: steps before the others that train the body of a system which then freezes it.
         learning_rate: of Adam, at the first step; it falls as (1 - step / steps) ** power.
         power: exponent of that polynomial.
         clip: largest gradient norm.
@@ -31,6 +34,9 @@ class TrainSettings:
     steps_per_epoch: int = 20
     batch: int = 4
     crop: int = 64
+    unlabelled: int = 0
+    missing_rate: float = 0.0
+    pretrain_steps: int = 0
     learning_rate: float = 1e-3
     power: float = 0.9
     clip: float = 10.0
@@ -41,6 +47,11 @@ class TrainSettings:
     accelerator: str = "cpu"
     precision: str = "32-true"
 
+    @property
+    def all_steps(self) -> int:
+        """Steps of both phases."""
+        return self.pretrain_steps + self.steps
+
     def __post_init__(self) -> None:
         for name in ("steps", "steps_per_epoch", "batch", "crop", "save_every"):
             if getattr(self, name) < 1:
@@ -48,5 +59,10 @@ class TrainSettings:
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}", where="training", fix="use a number above 0")
+        for name in ("unlabelled", "pretrain_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}", where="training", fix="use 0 or more")
+        if not 0 <= self.missing_rate <= 1:
+            raise ConfigError(f"missing_rate is {self.missing_rate}", where="training", fix="use a share in 0..1")
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}", where="training", fix="use 0 or a positive whole number")

@@ -68,9 +68,12 @@ class OfficialSplit(RasterFolds):
     Args:
         kinds: (H, W) int: 1 train, 2 guard, 3 test, as in the ``split.tif`` of a run; labelled pixels that are 0 are
             put with the guard: they do neither.
+        places: (H, W) int: pixels of one number count together in a bootstrap, such as those of one place on the ground
+            in several images of it; None for square blocks.
     """
 
     kinds: np.ndarray
+    places: np.ndarray | None = None
     n_splits = 1
 
     def masks(self, labels: np.ndarray) -> Iterator[Split]:
@@ -84,7 +87,10 @@ class OfficialSplit(RasterFolds):
             what = f"it holds {odd[:5]}" if odd else f"{train.sum()} labelled pixels train, {test.sum()} test"
             raise SplitError(what, where="official split", fix="use 1 for train, 2 for guard, 3 for test")
         rest = labelled & ~train & ~test
-        yield Split("official", 0, train, test, rest, block_ids(labels.shape, BOOTSTRAP_BLOCK))
+        if self.places is not None:
+            _same_size(self.places, labels)
+        blocks = block_ids(labels.shape, BOOTSTRAP_BLOCK) if self.places is None else self.places
+        yield Split("official", 0, train, test, rest, blocks)
 
 
 def _same_size(raster: np.ndarray, labels: np.ndarray) -> None:

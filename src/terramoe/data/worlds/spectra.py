@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
+from terramoe.data.worlds.responses import gaussian_response
 from terramoe.errors import DataError
 
 # fmt: off
@@ -123,7 +124,6 @@ def band_reflectance(table: SpectralTable, centres: np.ndarray, widths: np.ndarr
     Returns:
         material -> (B,).
     """
-    distance = (table.nanometres - np.asarray(centres, dtype=float)[:, None]) / np.asarray(widths)[:, None]
-    response = np.exp(-4 * np.log(2) * distance**2)
+    response = gaussian_response(table.nanometres, np.asarray(centres, dtype=float), np.asarray(widths, dtype=float))
     response /= response.sum(axis=1, keepdims=True)
     return {name: response @ values for name, values in table.reflectance.items()}

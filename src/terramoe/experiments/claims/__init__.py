@@ -1,4 +1,8 @@
-"""The claims, one small file a system; ``reproduce`` runs them."""
+"""The claims, one small file a system; ``reproduce`` runs them.
+
+A claim named after its system makes its own data. One that ends in ``-real`` needs a benchmark scene, which the user
+has to give (see ``data.benchmarks``).
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,30 @@ from importlib import import_module
 from terramoe.errors import ConfigError
 from terramoe.experiments.claims.claim import Claim, MeasuredStatement, Statement
 
-CLAIMS: dict[str, str] = {
-    "mambamoe": "terramoe.experiments.claims.mambamoe",
+_FOLDER = "terramoe.experiments.claims"
+CLAIMS: dict[str, tuple[str, str]] = {  # name: (module, attribute)
+    "amofe": (f"{_FOLDER}.amofe", "CLAIM"),
+    "cplp-dmoes": (f"{_FOLDER}.cplp_dmoes", "CLAIM"),
+    "cplp-dmoes-real": (f"{_FOLDER}.cplp_dmoes", "REAL_CLAIM"),
+    "hypertransxnet": (f"{_FOLDER}.hypertransxnet", "CLAIM"),
+    "hypertransxnet-real": (f"{_FOLDER}.hypertransxnet", "REAL_CLAIM"),
+    "land-moe": (f"{_FOLDER}.land_moe", "CLAIM"),
+    "mambamoe": (f"{_FOLDER}.mambamoe", "CLAIM"),
+    "mamol": (f"{_FOLDER}.mamol", "CLAIM"),
+    "mamol-real": (f"{_FOLDER}.mamol", "REAL_CLAIM"),
+    "mecka": (f"{_FOLDER}.mecka", "CLAIM"),
+    "mixturers": (f"{_FOLDER}.mixturers", "CLAIM"),
+    "mixturers-real": (f"{_FOLDER}.mixturers", "REAL_CLAIM"),
+    "spectralx": (f"{_FOLDER}.spectralx", "CLAIM"),
 }
 
 
-def claim_of(system: str) -> Claim:
-    """The claim of a system; ConfigError if it has none."""
-    if system not in CLAIMS:
-        raise ConfigError(f"'{system}' has no claim", where="reproduce", fix=f"use one of {', '.join(CLAIMS)}")
-    return import_module(CLAIMS[system]).CLAIM
+def claim_of(name: str) -> Claim:
+    """A claim by its name; ConfigError if there is none."""
+    if name not in CLAIMS:
+        raise ConfigError(f"'{name}' has no claim", where="reproduce", fix=f"use one of {', '.join(CLAIMS)}")
+    module, attribute = CLAIMS[name]
+    return getattr(import_module(module), attribute)
 
 
 __all__ = ["CLAIMS", "Claim", "MeasuredStatement", "Statement", "claim_of"]

@@ -38,6 +38,7 @@ class MeasuredStatement:
     Attributes:
         text, reported: see ``Statement``.
         variant: its name. measure: name in ``RunRecord.measures``. above: the bound.
+        against: another variant: the same measure of its run with the same seed is subtracted.
     """
 
     text: str
@@ -45,6 +46,7 @@ class MeasuredStatement:
     measure: str
     above: float = 0.0
     reported: str = ""
+    against: str = ""
 
 
 @dataclass(frozen=True)
