@@ -6,7 +6,6 @@ import warnings
 from abc import ABC, abstractmethod
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
@@ -15,6 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from terramoe.errors import ConfigError, RoutingError
 from terramoe.mixtures.em import Mixture, run_restarts
 from terramoe.mixtures.experts import Expert
+from terramoe.mixtures.gate_record import dense_routing
 from terramoe.mixtures.gating import Gate, GaussianGate, SoftmaxGate, gate_log_proba
 from terramoe.mixtures.scaling import Scaling
 from terramoe.mixtures.tree import TreeGate
@@ -37,20 +37,7 @@ class MixtureEstimator(BaseEstimator, ABC):
 
     def routing(self, X: np.ndarray) -> Routing:
         """The gate's decision as the record of the routing core: every expert, weighted by its gate probability."""
-        log_proba = torch.from_numpy(gate_log_proba(self.mixture_.gate, self._design(X)))
-        items, experts = log_proba.shape
-        probs = log_proba.exp()
-        ranked = log_proba.sort(dim=1, descending=True, stable=True).indices  # ties go to the lower index
-        return Routing(
-            logits=log_proba,
-            probs=probs,
-            item=torch.arange(items).repeat(experts),
-            expert=ranked.T.reshape(-1),
-            rank=torch.arange(experts).repeat_interleave(items),
-            weight=probs.gather(1, ranked).T.reshape(-1),
-            kept=torch.ones(items * experts, dtype=torch.bool),
-            fixed_k=experts,
-        )
+        return dense_routing(gate_log_proba(self.mixture_.gate, self._design(X)))
 
     def _fit_mixture(
         self, X: np.ndarray, target: np.ndarray, columns: np.ndarray, weight: np.ndarray, expert: Expert
