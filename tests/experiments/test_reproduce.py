@@ -10,7 +10,8 @@ from test_study import made_record, make_plan
 from terramoe.errors import ConfigError, DataError
 from terramoe.experiments.claims import CLAIMS, Claim, MeasuredStatement, Statement, claim_of
 from terramoe.experiments.claims.mambamoe import direction_followed, row_crops
-from terramoe.experiments.reproduce import judge, plain, reproduce, results_table
+from terramoe.experiments.record import load_record
+from terramoe.experiments.reproduce import controls_table, judge, plain, reproduce, results_table
 from terramoe.experiments.study import Variant
 from terramoe.experiments.train import check_plan
 from terramoe.systems import SYSTEMS
@@ -75,12 +76,24 @@ def test_a_measure_is_judged_over_seeds(measures, above, outcome):
 
 
 def test_a_claim_runs_and_its_table_names_statement_figure_and_verdict(scene, tmp_path):
-    results = reproduce(made_claim(scene=lambda: scene), tmp_path)
+    found = reproduce(made_claim(scene=lambda: scene), tmp_path)
     stored = json.loads((tmp_path / "claim.json").read_text())
-    assert stored == json.loads(json.dumps(plain(made_claim(), results)))
+    assert stored == json.loads(json.dumps(plain(made_claim(), found)))
     table = results_table({"mambamoe": stored})
     assert "| `mambamoe` | routing helps |" in table
-    assert f"| +3 | {results[0].outcome} |" in table
+    assert f"| +3 | {found.results[0].outcome} |" in table
+    runs = {v: [load_record(p) for p in (tmp_path / "runs").glob(f"*.{v}.*")] for v in ("routed", "dense")}
+    shares = {v: [r.counts.sum(0).trace() / r.counts.sum() for r in own] for v, own in runs.items()}
+    for variant, (mean, sd) in found.accuracies.items():
+        assert mean == pytest.approx(np.mean(shares[variant]))
+        assert sd == pytest.approx(np.std(shares[variant], ddof=1))
+    assert list(found.controls) == ["dense"]
+    difference = found.controls["dense"].overall.value
+    assert difference == pytest.approx(100 * (found.accuracies["routed"][0] - found.accuracies["dense"][0]), abs=3)
+    row = controls_table({"mambamoe": stored}).splitlines()[2]
+    assert row.startswith(f"| `mambamoe` | {100 * found.accuracies['routed'][0]:.1f} ± ")
+    assert f"{difference:+.1f} [" in row
+    assert row.count("–") == 3  # controls that the claim does not have
 
 
 @pytest.mark.parametrize("name", CLAIMS)

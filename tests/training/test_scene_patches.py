@@ -80,6 +80,10 @@ def test_unlabelled_patches_are_around_pixels_with_data_that_do_not_train():
     assert patches.valid.flatten()[rest].all()
     assert (batch["mask"][24:] == IGNORE).all()
     assert batch["wanted"][24:, 1, 1].all()
+    pool = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    pool[4:9] = True
+    chosen = make_patches(unlabelled=50, flips=False, pool=pool).draw(0, 0)["image"][24:, 0, 1, 1].long()
+    assert ((chosen // WIDTH >= 4) & (chosen // WIDTH < 9)).all()
 
 
 def test_sensors_go_missing_at_the_rate_but_never_all():

@@ -26,7 +26,7 @@ def run(argv: list[str]) -> int:
     from terramoe.cli.progress import LiveProgress
     from terramoe.errors import ConfigError, DataError
     from terramoe.experiments.claims import CLAIMS, claim_of
-    from terramoe.experiments.reproduce import plain, reproduce, results_table
+    from terramoe.experiments.reproduce import controls_table, plain, reproduce, results_table
     from terramoe.reporting.study_console import print_claim
     from terramoe.storage import write_json, write_text
 
@@ -44,11 +44,11 @@ def run(argv: list[str]) -> int:
             console.print(f"{name} is left out: {error}", highlight=False, markup=False)
             continue
         with LiveProgress(console) as progress:
-            results = reproduce(claim, folder / name, progress, scene=scene)
-        print_claim(claim, results, console)
-        found[name] = plain(claim, results)
+            reproduction = reproduce(claim, folder / name, progress, scene=scene)
+        print_claim(claim, reproduction.results, console)
+        found[name] = plain(claim, reproduction)
         write_json(folder / "claims.json", found)
-        write_text(folder / "claims.md", results_table(found) + "\n")
+        write_text(folder / "claims.md", f"{results_table(found)}\n\n{controls_table(found)}\n")
     if chosen.json:
         print(json.dumps(found, indent=2))
     else:

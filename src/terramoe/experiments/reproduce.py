@@ -11,13 +11,14 @@ import numpy as np
 from scipy import stats
 
 from terramoe.data import Scene
-from terramoe.evaluation import Interval
-from terramoe.evaluation.family import compare_pairs
+from terramoe.evaluation import Comparison, Interval, overall_accuracy
+from terramoe.evaluation.family import Family, compare_pairs, tally
 from terramoe.experiments.claims import Claim, MeasuredStatement, Statement
 from terramoe.experiments.experiment import Progress
 from terramoe.experiments.record import RunRecord
 from terramoe.experiments.study import run_study
 from terramoe.storage import write_json
+from terramoe.systems import CONTROLS, ROUTED
 
 Outcome = Literal["reproduced", "not reproduced", "cannot tell"]
 
@@ -44,9 +45,24 @@ class Result:
     outcome: Outcome
 
 
+@dataclass(frozen=True)
+class Reproduction:
+    """All that running a claim found.
+
+    Attributes:
+        results: the verdicts on its statements.
+        accuracies: overall accuracy of each variant: mean and standard deviation (n - 1) over seeds.
+        controls: the routed system minus each of the four controls among the variants, as one family of comparisons.
+    """
+
+    results: list[Result]
+    accuracies: dict[str, tuple[float, float]]
+    controls: dict[str, Comparison]
+
+
 def reproduce(
     claim: Claim, folder: Path, progress: Progress | None = None, *, scene: Scene | None = None
-) -> list[Result]:
+) -> Reproduction:
     """Run a claim, resumable run by run, and write ``claim.json``.
 
     Args:
@@ -57,22 +73,38 @@ def reproduce(
     """
     scene = claim.scene() if scene is None else scene
     records = run_study(claim.plan, claim.variants, scene, folder, progress, claim.measure)
-    results = judge(claim, records)
-    write_json(folder / "claim.json", plain(claim, results))
-    return results
+    runs = _by_variant(records)
+    accuracies = {name: [overall_accuracy(r.counts.sum(0)) for r in found] for name, found in runs.items()}
+    controls = [(ROUTED, name) for name in CONTROLS if name in runs and ROUTED in runs]
+    found = Reproduction(
+        results=judge(claim, records),
+        accuracies={n: (float(np.mean(a)), float(np.std(a, ddof=min(1, len(a) - 1)))) for n, a in accuracies.items()},
+        controls={b: c for (_, b), c in _compare(claim, runs, controls).comparisons.items()} if controls else {},
+    )
+    write_json(folder / "claim.json", plain(claim, found))
+    return found
 
 
-def judge(claim: Claim, records: Sequence[RunRecord]) -> list[Result]:
-    """The verdicts on a claim's statements."""
+def _by_variant(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     runs: dict[str, list[RunRecord]] = {}
     for record in sorted(records, key=lambda r: (r.seed, r.fold)):
         runs.setdefault(record.variant, []).append(record)
+    return runs
+
+
+def _compare(claim: Claim, runs: Mapping[str, Sequence[RunRecord]], pairs: Sequence[tuple[str, str]]) -> Family:
     first = next(iter(runs.values()))
     seeds = np.concatenate([np.full(len(r.blocks), r.seed) for r in first])
     blocks = np.concatenate([r.blocks for r in first])
     counts = {name: np.concatenate([r.counts for r in found]) for name, found in runs.items()}
-    pairs = [(s.a, s.b) for s in claim.statements if isinstance(s, Statement)]
-    family = compare_pairs(pairs, counts, seeds, blocks, rope=claim.rope)
+    return compare_pairs(pairs, counts, seeds, blocks, rope=claim.rope)
+
+
+def judge(claim: Claim, records: Sequence[RunRecord]) -> list[Result]:
+    """The verdicts on a claim's statements."""
+    runs = _by_variant(records)
+    first = next(iter(runs.values()))
+    family = _compare(claim, runs, [(s.a, s.b) for s in claim.statements if isinstance(s, Statement)])
     results = []
     for statement in claim.statements:
         if isinstance(statement, MeasuredStatement):
@@ -89,9 +121,36 @@ def judge(claim: Claim, records: Sequence[RunRecord]) -> list[Result]:
     return results
 
 
-def plain(claim: Claim, results: Sequence[Result]) -> dict[str, Any]:
+def plain(claim: Claim, found: Reproduction) -> dict[str, Any]:
     """As JSON-able values."""
-    return {"system": claim.system, "about": claim.about, "results": [asdict(result) for result in results]}
+    controls = {name: {"difference": asdict(c.overall), "verdict": c.verdict} for name, c in found.controls.items()}
+    return {
+        "system": claim.system,
+        "about": claim.about,
+        "results": [asdict(result) for result in found.results],
+        "accuracies": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in found.accuracies.items()},
+        "controls": controls,
+    }
+
+
+def controls_table(claims: Mapping[str, Mapping[str, Any]]) -> str:
+    """A Markdown table over all claims: the routed system's accuracy, and what it gains over each control."""
+    rows = [
+        f"| claim | accuracy, % | {' | '.join(f'minus {name}' for name in CONTROLS)} | won, tied, lost, cannot tell |",
+        f"|---|---|{'---|' * len(CONTROLS)}---|",
+    ]
+    for name, claim in claims.items():
+        if ROUTED not in claim["accuracies"]:
+            continue
+        mean, sd = (100 * claim["accuracies"][ROUTED][key] for key in ("mean", "sd"))
+        cells = [f"`{name}`", f"{mean:.1f} ± {sd:.1f}"]
+        for control in CONTROLS:
+            found = claim["controls"].get(control)
+            value, low, high = (found["difference"][key] for key in ("value", "low", "high")) if found else (0, 0, 0)
+            cells.append(f"{value:+.1f} [{low:+.1f}, {high:+.1f}]" if found else "–")
+        count = tally(found["verdict"] for found in claim["controls"].values())
+        rows.append(f"| {' | '.join((*cells, f'{count.wins}, {count.ties}, {count.losses}, {count.unknown}'))} |")
+    return "\n".join(rows)
 
 
 def results_table(claims: Mapping[str, Mapping[str, Any]]) -> str:

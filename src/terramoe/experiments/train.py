@@ -139,6 +139,8 @@ def draws_of(
     return ScenePatches(
         size=system.patch,
         unlabelled=settings.unlabelled,
+        # Of an official split, labelled pixels that do neither are there to learn from without their labels.
+        pool=torch.from_numpy(split.guard) if split.name == "official" and split.guard.any() else None,
         sensors=len(scene.sensors) if system.multi_sensor else 0,
         available=None if scene.available is None else torch.from_numpy(scene.available),
         missing_rate=settings.missing_rate,

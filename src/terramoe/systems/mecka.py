@@ -119,7 +119,7 @@ class MECKA(System):
             "the vote on a class is the mean over the heads that know it; then classes are scaled to sum to 1",
             "weak view: the tile as drawn; strong view: turned, with noise, other gains and offsets, and a square lost",
             "the others teach a head where their vote on a class reaches 0.9; first come steps on the sources, no ramp",
-            "what heads teach each other moves the heads alone: teaching the extractor too lost whole classes in trials",
+            "what heads teach each other moves the heads alone: taught as well, the extractor lost classes in trials",
         ),
         differences=("no code is released",),
         reported="no figure could be read: the abstract gives none",

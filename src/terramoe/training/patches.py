@@ -22,6 +22,7 @@ class ScenePatches:
         image, valid, labels, batch, seed, balanced, flips: see ``SceneCrops``.
         size: side of a patch.
         unlabelled: patches more in each batch, around pixels with data that do not train, for semi-supervised losses.
+        pool: (H, W) bool, the pixels that those may be around, or None for all.
         sensors: number of sensors, 0 where they are not told apart.
         available: (sensors, H, W) bool, which sensors a pixel has, or None for all.
         missing_rate: share of the patches that lose some of their sensors, for the training only.
@@ -37,6 +38,7 @@ class ScenePatches:
     balanced: bool = True
     flips: bool = True
     unlabelled: int = 0
+    pool: Tensor | None = None
     sensors: int = 0
     available: Tensor | None = None
     missing_rate: float = 0.0
@@ -50,7 +52,8 @@ class ScenePatches:
             raise SplitError("no pixel is left to train on", where="training patches", fix="use a smaller guard")
         classes = flat[trains].unique().tolist() if self.balanced else []
         pools = [(flat == number).nonzero().squeeze(1) for number in classes] or [trains.nonzero().squeeze(1)]
-        rest = (self.valid.flatten() & ~trains).nonzero().squeeze(1)
+        rest = self.valid.flatten() & ~trains
+        rest = (rest if self.pool is None else rest & self.pool.flatten()).nonzero().squeeze(1)
         object.__setattr__(self, "_pools", (*pools, rest))
 
     def draw(self, epoch: int, step: int, rank: int = 0) -> dict[str, Tensor]:

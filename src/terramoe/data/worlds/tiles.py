@@ -1,7 +1,7 @@
 """Scene-classification tiles of textures and shapes under several sensors, none of whose labels cover all classes.
 
-Completion of the test in the survey of Multiple expert networks for knowledge adaptation, 2022,
-doi:10.1109/TGRS.2022.3190476: classes, sensors and numbers are ours.
+For claims of Collaboration Between Multiple Experts for Knowledge Adaptation on Multiple Remote Sensing Sources, 2022,
+doi:10.1109/TGRS.2022.3190476; classes, sensors and numbers are ours.
 """
 
 from __future__ import annotations
