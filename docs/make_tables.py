@@ -14,13 +14,14 @@ from typing import Any
 
 from terramoe.experiments.claims import CLAIMS as CLAIM_NAMES
 from terramoe.experiments.claims import claim_of
-from terramoe.experiments.reproduce import results_table
+from terramoe.experiments.reproduce import controls_table, results_table
 from terramoe.moe import MoELayer
 from terramoe.systems import SYSTEMS, card, system_class
 
 DOCS = Path(__file__).parent
 README, EVALUATION, CLAIMS = DOCS.parent / "README.md", DOCS / "evaluation.md", DOCS / "claims.json"
 SYSTEMS_MARKS = "<!-- systems: made by docs/make_tables.py -->", "<!-- end of systems -->"
+CONTROLS_MARKS = "<!-- controls: made by docs/make_tables.py from docs/claims.json -->", "<!-- end of controls -->"
 CLAIMS_MARKS = "<!-- claims: made by docs/make_tables.py from docs/claims.json -->", "<!-- end of claims -->"
 
 
@@ -43,7 +44,7 @@ def system_page(name: str, claims: dict[str, Any]) -> str:
     cls, c = system_class(name), card(name)
     names = (f"doi:{c.doi}" if c.doi else "", f"arXiv {c.arxiv}" if c.arxiv else "")
     source = ", ".join(name for name in names if name)
-    about = (cls.__doc__ or "").strip()
+    about = (cls.__doc__ or "").replace("See the module's docstring.", "").strip()
     module = (sys.modules[cls.__module__].__doc__ or "").strip()
     settings = "\n".join(f"| `{f.name}` | {_default(f)} |" for f in dataclasses.fields(cls.Config))
     found = {key: claim for key, claim in claims.items() if claim["system"] == name}
@@ -105,8 +106,17 @@ def _claims(name: str, found: dict[str, Any]) -> str:
     """What each claim of the system is, and what it found."""
     parts = []
     for key in (key for key in CLAIM_NAMES if claim_of(key).system == name):
-        table = results_table({key: found[key]}) if key in found else "Not run yet."
-        parts.append(f"{claim_of(key).about} Run it with `terramoe reproduce {key}`.\n\n{table}")
+        parts.append(f"{claim_of(key).about} Run it with `terramoe reproduce {key}`.")
+        if key not in found:
+            parts.append("Not run yet.")
+            continue
+        parts += [results_table({key: found[key]}), controls_table({key: found[key]})]
+        accuracies = found[key]["accuracies"].items()
+        parts.append(
+            "Accuracy, %, mean ± standard deviation over seeds: "
+            + ", ".join(f"{name} {100 * a['mean']:.1f} ± {100 * a['sd']:.1f}" for name, a in accuracies)
+            + "."
+        )
     return "\n\n".join(parts)
 
 
@@ -133,7 +143,9 @@ def pages() -> dict[Path, str]:
     systems = {DOCS / "systems" / f"{name}.md": system_page(name, found) for name in SYSTEMS}
     return systems | {
         README: with_table(README.read_text(), SYSTEMS_MARKS, systems_table()),
-        EVALUATION: with_table(EVALUATION.read_text(), CLAIMS_MARKS, claims),
+        EVALUATION: with_table(
+            with_table(EVALUATION.read_text(), CLAIMS_MARKS, claims), CONTROLS_MARKS, controls_table(found)
+        ),
     }
 
 
