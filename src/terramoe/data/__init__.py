@@ -1,8 +1,8 @@
 """Data: ``rasters`` (safe, by window), ``labels``, ``scenes``, ``splits``, ``audit``, ``normalise``; several sensors:
 ``sensor_stack``; tables of points: ``point_table`` and ``audit_table``.
 
-``gdal`` and ``arrays`` read the formats. ``worlds`` simulates places, ``simulators`` single laws of physics. Nothing here
-knows of models or of torch.
+``gdal`` and ``arrays`` read the formats. ``worlds`` simulates places, ``simulators`` single laws of physics. Nothing
+here knows of models or of torch.
 """
 
 from terramoe.data.audit import SplitAudit, audit_scene, audit_split, baselines, distances_of
