@@ -61,7 +61,7 @@ COLUMNS = (
     "scene_s",
     "scene_how",
 )
-SCENE, WINDOW = 512, 64  # pixels
+SCENE = 512  # pixels
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def scene_seconds(name: str, *, whole: bool, repetitions: int) -> tuple[float, s
     claim = claim_of(name)
     plan, scene = replace(claim.plan, system=name), claim.scene()
     system = build_for(plan, scene, 0).eval()
-    window = WINDOW if system.patch else plan.train.crop
+    window = plan.train.crop
     overlap = 0 if system.patch else window // 2
     predictor = Predictor(
         name=name,
