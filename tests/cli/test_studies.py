@@ -64,7 +64,7 @@ def test_scale_writes_table_and_curves(data, tmp_path, capsys):
         (["compare", "mambamoe", "--data", "missing.tif", "labels.tif"], "missing.tif"),
         (["scale", "mambamoe", "--experts", "many"], "'many' is no list"),
         (["scale", "mambamoe", "--experts", "2", "--top-k", "3"], "some k <= E"),
-        (["reproduce"], "no system is named"),
+        (["reproduce"], "no claim is named"),
         (["reproduce", "nothing"], "'nothing' has no claim"),
     ],
 )

@@ -95,3 +95,12 @@ def test_one_rank_stands_for_all():
 def test_impossible_settings_are_named(wrong):
     with pytest.raises(RoutingError, match="Fix:"):
         wrong()
+
+
+def test_gradients_of_the_mixed_tables():
+    bank = TokenBank(3, 2, 4, (1, 2, 3)).double()
+    parameters = list(bank.parameters())
+    weight = torch.rand(5, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w, *_: bank.mix(w), (weight, *parameters))
+    for gradient in torch.autograd.grad(bank.mix(weight).square().sum(), (weight, *parameters)):
+        assert gradient.any()

@@ -8,7 +8,6 @@ from terramoe.moe.experts.conv import ConvBank
 from terramoe.moe.experts.ffn import StackedFFN
 from terramoe.moe.experts.lora import LoRABank
 from terramoe.moe.experts.modules import ModuleBank
-from terramoe.moe.experts.tokens import TokenBank
 from terramoe.moe.experts.tt_lora import TTLoRABank
 
 __all__ = [
@@ -21,5 +20,4 @@ __all__ = [
     "ModuleBank",
     "StackedFFN",
     "TTLoRABank",
-    "TokenBank",
 ]
