@@ -18,14 +18,13 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from terramoe.errors import ConfigError
 from terramoe.moe import ModuleBank, MoELayer, RouteInput, Routing, TopK, objectives
 from terramoe.moe.scorers import MLPScorer
 from terramoe.nets import patches_of
 from terramoe.nets.cross_attention import BidirectionalCrossAttention
 from terramoe.nets.sensors import split_sensors
 from terramoe.nets.texture import edge_responses, texture_statistics
-from terramoe.systems.base import Batch, Output, System
+from terramoe.systems.base import Batch, Output, System, require_settings
 from terramoe.systems.card import Card
 from terramoe.tasks import pixel_cross_entropy
 
@@ -75,9 +74,7 @@ class AMoFEConfig:
             "plain_hidden must be at least 1, or null": self.plain_hidden is None or self.plain_hidden >= 1,
             "decorrelation must be 0 or more": self.decorrelation >= 0,
         }
-        for rule, holds in checks.items():
-            if not holds:
-                raise ConfigError(rule, where="AMoFEConfig", fix="correct the setting")
+        require_settings("AMoFEConfig", checks)
 
     @property
     def num_experts(self) -> int:
@@ -94,14 +91,14 @@ class AMoFE(System):
         title="AMoFE, fusion classification of hyperspectral and multispectral images (title not read)",
         authors="He et al.",
         year=2025,
-        arxiv="2604.03342",
         survey_section="3.4",
         survey_reference=49,
         task="pixel classification",
         sensors=("hyperspectral", "multispectral"),
         provenance=("survey",),
         completions=(
-            "the arXiv id is the survey's: the paper itself was not found",
+            "the paper was not found, nor its title and year: 2025 is a guess, the wiring is the survey's sentence "
+            "(arXiv 2604.03342)",
             "modality-guided complementary module: linear map of each sensor, pre-norm cross-attention in both "
             "directions over the pixels of a patch, then one linear map of both",
             "subspaces: one linear map for each expert",

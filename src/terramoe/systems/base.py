@@ -16,6 +16,13 @@ from terramoe.systems.card import Card
 Batch = Mapping[str, Tensor]
 
 
+def require_settings(where: str, rules: Mapping[str, bool]) -> None:
+    """ConfigError with the first rule that does not hold; ``where`` is the configuration's name."""
+    for rule, holds in rules.items():
+        if not holds:
+            raise ConfigError(rule, where=where, fix="correct the setting")
+
+
 class Layout(Protocol):
     """Knows where the items of a routing lie in the image."""
 
@@ -65,6 +72,15 @@ class System(nn.Module, ABC):
     def patch(self) -> int | None:
         """Side of the patch that a pixel's prediction depends on alone (odd), or None: it depends on all it sees."""
         return getattr(self.config, "patch", None)
+
+    def train(self, mode: bool = True) -> Self:
+        """As for any module, but a part that is frozen as a whole stays in evaluation mode."""
+        super().train(mode)
+        for part in self.children():
+            parameters = list(part.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                part.eval()
+        return self
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:

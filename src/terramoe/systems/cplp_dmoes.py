@@ -19,12 +19,11 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from terramoe.errors import ConfigError
 from terramoe.moe import LinearScorer, ModuleBank, MoELayer, NoisyScorer, TopK, objectives, weighing
 from terramoe.nets import MaskedGroupNorm, patches_of
 from terramoe.nets.fusion_operators import FUSIONS, PairScorer, fusion_bank
 from terramoe.nets.sensors import split_sensors
-from terramoe.systems.base import Batch, Output, System
+from terramoe.systems.base import Batch, Output, System, require_settings
 from terramoe.systems.card import Card
 from terramoe.tasks import IGNORE, pixel_cross_entropy
 from terramoe.tasks.partial_labels import partial_label_loss, pruned_candidates
@@ -81,9 +80,7 @@ class CPLPDMoEsConfig:
             "pseudo must be candidates, hard or none": self.pseudo in ("candidates", "hard", "none"),
             "weights must be 0 or more": min(self.entropy_weight, self.pseudo_weight) >= 0,
         }
-        for rule, holds in checks.items():
-            if not holds:
-                raise ConfigError(rule, where="CPLPDMoEsConfig", fix="correct the setting")
+        require_settings("CPLPDMoEsConfig", checks)
 
     @property
     def experts(self) -> int:

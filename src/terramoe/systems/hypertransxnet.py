@@ -22,7 +22,6 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from terramoe.errors import ConfigError
 from terramoe.moe import LinearScorer, ModuleBank, MoELayer, RouteInput, Routing, TopK, weighing
 from terramoe.moe.layer import Weigh
 from terramoe.moe.objectives import switch_balance
@@ -30,7 +29,7 @@ from terramoe.nets import MaskedGroupNorm, masked_mean, patches_of
 from terramoe.nets.dynamic_conv import DynamicDepthwiseConv
 from terramoe.nets.spectral_filter import AXES, BandMaskFilter
 from terramoe.nets.vit import Attention
-from terramoe.systems.base import Batch, Output, System
+from terramoe.systems.base import Batch, Output, System, require_settings
 from terramoe.systems.card import Card
 from terramoe.tasks import pixel_cross_entropy
 
@@ -91,9 +90,7 @@ class HyperTransXNetConfig:
             "balance must be 0 or more": self.balance >= 0,
             f"frequency must hold axes of {', '.join(AXES)}": set(self.frequency) <= set(AXES),
         }
-        for rule, holds in checks.items():
-            if not holds:
-                raise ConfigError(rule, where="HyperTransXNetConfig", fix="correct the setting")
+        require_settings("HyperTransXNetConfig", checks)
 
 
 class HyperTransXNet(System):

@@ -30,7 +30,7 @@ from terramoe.nets.masked_reconstruction import PixelDecoder, masked_reconstruct
 from terramoe.nets.spectral_filter import RadialFilter
 from terramoe.nets.token_head import TokenHead, cells_with_data
 from terramoe.nets.vit import MLP, Tokens, ViT, read_valid, tokens_to_map
-from terramoe.systems.base import Batch, Output, System
+from terramoe.systems.base import Batch, Output, System, require_settings
 from terramoe.systems.card import Card
 from terramoe.tasks import pixel_cross_entropy
 
@@ -84,9 +84,7 @@ class LandMoEConfig:
             "tune must be adapter, head or full": self.tune in ("adapter", "head", "full"),
             "a named backbone stays frozen: tune must not be full": self.tune != "full" or self.backbone == "vit",
         }
-        for rule, holds in checks.items():
-            if not holds:
-                raise ConfigError(rule, where="LandMoEConfig", fix="correct the setting")
+        require_settings("LandMoEConfig", checks)
 
 
 class LandMoE(System):
@@ -148,12 +146,6 @@ class LandMoE(System):
         if self.decoder is not None:
             self.decoder.requires_grad_(on)
         self.train(self.training)
-
-    def train(self, mode: bool = True) -> Self:
-        """As for any module, but a frozen body stays in evaluation mode."""
-        super().train(mode)
-        self.body.train(mode and any(p.requires_grad for p in self.body.parameters()))
-        return self
 
     def forward(self, batch: Batch) -> Output:
         """``image`` (B, bands, H, W), ``valid`` (B, H, W) -> logits (B, K, H, W) and one routing a block."""

@@ -28,7 +28,7 @@ from terramoe.nets import (
     TopDownFusion,
     masked_average_pool,
 )
-from terramoe.systems.base import Batch, Output, System
+from terramoe.systems.base import Batch, Output, System, require_settings
 from terramoe.systems.card import Card
 from terramoe.tasks import masked_labels, pixel_cross_entropy
 
@@ -74,9 +74,7 @@ class MambaMoEConfig:
             f"top_k must be in 1..{experts}": 1 <= self.top_k <= experts,
             "window must be at least 1, or null for one decision per image": self.window is None or self.window >= 1,
         }
-        for rule, holds in checks.items():
-            if not holds:
-                raise ConfigError(rule, where="MambaMoEConfig", fix="correct the setting")
+        require_settings("MambaMoEConfig", checks)
 
 
 class MambaMoE(System):

@@ -21,14 +21,13 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from terramoe.errors import ConfigError
 from terramoe.moe import MoELayer, RouteInput, Routing, TopK
 from terramoe.moe.experts import LoRABank
 from terramoe.moe.scorers import MLPScorer, Scores
 from terramoe.nets import Patches, patches_of
 from terramoe.nets.missing import MissingEmbedding
 from terramoe.nets.vit import TransformerBlock
-from terramoe.systems.base import Batch, Output, System
+from terramoe.systems.base import Batch, Output, System, require_settings
 from terramoe.systems.card import Card
 from terramoe.tasks import IGNORE, pixel_cross_entropy
 
@@ -80,9 +79,7 @@ class MaMOLConfig:
             f"top_k must be in 1..{self.experts}": 1 <= self.top_k <= self.experts,
             f"parts must be some of {', '.join(PARTS)}": len(self.parts) > 0 and set(self.parts) <= set(PARTS),
         }
-        for rule, holds in checks.items():
-            if not holds:
-                raise ConfigError(rule, where="MaMOLConfig", fix="correct the setting")
+        require_settings("MaMOLConfig", checks)
 
 
 class MaMOL(System):

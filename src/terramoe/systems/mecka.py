@@ -24,7 +24,7 @@ from terramoe.errors import ConfigError
 from terramoe.moe import All, ModuleBank, MoELayer, ZeroScorer
 from terramoe.nets import MaskedGroupNorm, Patches, masked_average_pool, patches_of
 from terramoe.nets.strong_view import strong_view
-from terramoe.systems.base import Batch, Output, System
+from terramoe.systems.base import Batch, Output, System, require_settings
 from terramoe.systems.card import Card
 from terramoe.tasks import IGNORE
 
@@ -80,9 +80,7 @@ class MECKAConfig:
             f"head_of_source must be () or {sources} numbers, with no head left out": not heads or dealt,
             "consistency must be 0 or more, confidence in 0..1": self.consistency >= 0 and 0 <= self.confidence <= 1,
         }
-        for rule, holds in checks.items():
-            if not holds:
-                raise ConfigError(rule, where="MECKAConfig", fix="correct the setting")
+        require_settings("MECKAConfig", checks)
 
     @property
     def heads(self) -> tuple[tuple[int, ...], ...]:

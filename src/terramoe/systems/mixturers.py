@@ -17,7 +17,6 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from terramoe.errors import ConfigError
 from terramoe.moe import LinearScorer, MoELayer, Routing, TopK, weighing
 from terramoe.moe.experts import StackedFFN
 from terramoe.moe.objectives import importance_cv2
@@ -25,7 +24,7 @@ from terramoe.nets import patches_of
 from terramoe.nets.cross_attention import ClassAttention
 from terramoe.nets.spectral_stem import SpectralStem
 from terramoe.nets.tokeniser import LearnedTokeniser
-from terramoe.systems.base import Batch, Output, System
+from terramoe.systems.base import Batch, Output, System, require_settings
 from terramoe.systems.card import Card
 from terramoe.tasks import pixel_cross_entropy
 
@@ -70,9 +69,7 @@ class MixtureRSConfig:
             f"top_k must be in 1..{self.experts}": 1 <= self.top_k <= self.experts,
             "dropout must be a share below 1": 0 <= self.dropout < 1,
         }
-        for rule, holds in checks.items():
-            if not holds:
-                raise ConfigError(rule, where="MixtureRSConfig", fix="correct the setting")
+        require_settings("MixtureRSConfig", checks)
 
 
 class MixtureRS(System):

@@ -22,7 +22,6 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from terramoe.errors import ConfigError
 from terramoe.moe import LinearScorer, MoELayer, NoisyScorer, Routing, StackedFFN, TopK, WindowGrid, weighing
 from terramoe.moe.executors.log_space import log_space
 from terramoe.moe.objectives import importance_cv2, load_cv2
@@ -32,7 +31,7 @@ from terramoe.nets.masked_reconstruction import PixelDecoder, choose_hidden, mas
 from terramoe.nets.refining_adapter import RefiningAdapter
 from terramoe.nets.token_head import TokenHead, cells_with_data, pixels_of_cells
 from terramoe.nets.vit import ViT, read_valid
-from terramoe.systems.base import Batch, Output, System
+from terramoe.systems.base import Batch, Output, System, require_settings
 from terramoe.systems.card import Card
 from terramoe.tasks import pixel_cross_entropy
 
@@ -91,9 +90,7 @@ class SpectralXConfig:
             "hidden_share must be between 0 and 1": 0 < self.hidden_share < 1,
             "tune must be adapter, head or full": self.tune in ("adapter", "head", "full"),
         }
-        for rule, holds in checks.items():
-            if not holds:
-                raise ConfigError(rule, where="SpectralXConfig", fix="correct the setting")
+        require_settings("SpectralXConfig", checks)
 
 
 class SpectralX(System):
@@ -161,12 +158,6 @@ class SpectralX(System):
         if self.refine is not None:
             self.refine.requires_grad_(not on)
         self.train(self.training)
-
-    def train(self, mode: bool = True) -> Self:
-        """As for any module, but a frozen body stays in evaluation mode."""
-        super().train(mode)
-        self.body.train(mode and any(p.requires_grad for p in self.body.parameters()))
-        return self
 
     def forward(self, batch: Batch) -> Output:
         """``image`` (B, bands, H, W), ``valid`` (B, H, W) -> logits (B, K, H, W) and one routing an adapted block."""
