@@ -6,7 +6,6 @@ and the claims in evaluation.md and on those pages from claims.json.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any
 
 from terramoe.experiments.claims import CLAIMS as CLAIM_NAMES
 from terramoe.experiments.claims import claim_of
-from terramoe.experiments.reproduce import controls_table, results_table
+from terramoe.experiments.reproduce import controls_table, results_table, score_text
 from terramoe.moe import MoELayer
-from terramoe.systems import SYSTEMS, card, system_class
+from terramoe.systems.catalogue import FROM_DATA, card_of, catalogue, class_of, kind_of_system, settings_of
 
 DOCS = Path(__file__).parent
 README, EVALUATION, CLAIMS = DOCS.parent / "README.md", DOCS / "evaluation.md", DOCS / "claims.json"
@@ -27,26 +26,26 @@ CLAIMS_MARKS = "<!-- claims: made by docs/make_tables.py from docs/claims.json -
 
 def systems_table() -> str:
     """A Markdown table, one row a system."""
-    rows = ["| system | paper | survey | task | sensors | sources | |", "|---|---|---|---|---|---|---|"]
-    for name in SYSTEMS:
-        c = card(name)
+    rows = ["| system | works on | paper | survey | task | sensors | sources | |", "|---|---|---|---|---|---|---|---|"]
+    for name, works_on in catalogue().items():
+        c = card_of(name)
         paper = f"[{c.title}](https://arxiv.org/abs/{c.arxiv}), {c.year}" if c.arxiv else f"{c.title}, {c.year}"
         place = f"{c.survey_section}, [{c.survey_reference}]"
         kind = "reconstruction" if c.reconstruction else "complete"
         link, sensors, sources = f"[`{name}`](docs/systems/{name}.md)", ", ".join(c.sensors), ", ".join(c.provenance)
-        cells = (link, paper, place, c.task, sensors, sources, kind)
+        cells = (link, works_on, paper, place, c.task, sensors, sources, kind)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def system_page(name: str, claims: dict[str, Any]) -> str:
     """The page of a system: source, wiring, what is ours, the paper's figure, and what its claim found."""
-    cls, c = system_class(name), card(name)
+    cls, c = class_of(name), card_of(name)
     names = (f"doi:{c.doi}" if c.doi else "", f"arXiv {c.arxiv}" if c.arxiv else "")
     source = ", ".join(name for name in names if name)
     about = (cls.__doc__ or "").replace("See the module's docstring.", "").strip()
     module = (sys.modules[cls.__module__].__doc__ or "").strip()
-    settings = "\n".join(f"| `{f.name}` | {_default(f)} |" for f in dataclasses.fields(cls.Config))
+    settings = "\n".join(f"| `{key}` | {_default(value)} |" for key, value in settings_of(name).items())
     found = {key: claim for key, claim in claims.items() if claim["system"] == name}
     return f"""# {c.name}
 
@@ -59,7 +58,7 @@ Sources read: {", ".join(c.provenance)}; {"a reconstruction" if c.reconstruction
 |---|---|
 | task | {c.task} |
 | sensors | {", ".join(c.sensors)} |
-| sees | {f"patches, {cls.tiny().patch} pixels a side in the miniature" if cls.tiny().patch else "crops of any size"} |
+| works on | {_works_on(name, cls)} |
 | the paper's figure | {c.reported} |
 
 ```
@@ -68,11 +67,7 @@ Sources read: {", ".join(c.provenance)}; {"a reconstruction" if c.reconstruction
 
 {about}
 
-## Routed layers of the miniature
-
-{_layers(cls)}
-
-## Settings
+{_layers(name, cls)}## Settings
 
 | setting | default |
 |---|---|
@@ -92,14 +87,27 @@ Sources read: {", ".join(c.provenance)}; {"a reconstruction" if c.reconstruction
 """
 
 
-def _layers(cls: type) -> str:
-    """A line for each routed layer: experts, their kind, and how one is chosen."""
-    rows = ["| layer | experts | bank | scorer | selector |", "|---|---|---|---|---|"]
+def _works_on(name: str, cls: type) -> str:
+    if kind_of_system(name) != "scenes":
+        return {"rows": "rows of a table", "surfaces": "surfaces that several sensors have seen"}[kind_of_system(name)]
+    patch = cls.tiny().patch
+    return f"scenes, in patches of {patch} pixels a side in the miniature" if patch else "scenes, in crops of any size"
+
+
+def _layers(name: str, cls: type) -> str:
+    """A line for each routed layer of a network over scenes: experts, their kind, and how one is chosen."""
+    if kind_of_system(name) != "scenes":
+        return ""
+    rows = [
+        "## Routed layers of the miniature\n",
+        "| layer | experts | bank | scorer | selector |",
+        "|---|---|---|---|---|",
+    ]
     for place, layer in cls.tiny().named_modules():
         if isinstance(layer, MoELayer):
             parts = (type(part).__name__ for part in (layer.bank, layer.scorer, layer.selector))
             rows.append(f"| `{place}` | {layer.num_experts} | {' | '.join(parts)} |")
-    return "\n".join(rows)
+    return "\n".join(rows) + "\n\n"
 
 
 def _claims(name: str, found: dict[str, Any]) -> str:
@@ -111,17 +119,14 @@ def _claims(name: str, found: dict[str, Any]) -> str:
             parts.append("Not run yet.")
             continue
         parts += [results_table({key: found[key]}), controls_table({key: found[key]})]
-        accuracies = found[key]["accuracies"].items()
-        parts.append(
-            "Accuracy, %, mean ± standard deviation over seeds: "
-            + ", ".join(f"{name} {100 * a['mean']:.1f} ± {100 * a['sd']:.1f}" for name, a in accuracies)
-            + "."
-        )
+        texts = ", ".join(f"{variant} {score_text(found[key], variant)}" for variant in found[key]["scores"])
+        measure = found[key]["metric"].replace("_", " ") + (f", {found[key]['unit']}" if found[key]["unit"] else "")
+        parts.append(f"{measure[0].upper()}{measure[1:]}, mean ± standard deviation over seeds: {texts}.")
     return "\n\n".join(parts)
 
 
-def _default(field: dataclasses.Field) -> str:
-    return "given by the data" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
+def _default(value: Any) -> str:
+    return "given by the data" if value is FROM_DATA else f"`{value!r}`"
 
 
 def _bullets(lines: tuple[str, ...]) -> str:
@@ -140,7 +145,7 @@ def pages() -> dict[Path, str]:
     """What every page with a generated table should hold."""
     found = json.loads(CLAIMS.read_text())
     claims = results_table(found)
-    systems = {DOCS / "systems" / f"{name}.md": system_page(name, found) for name in SYSTEMS}
+    systems = {DOCS / "systems" / f"{name}.md": system_page(name, found) for name in catalogue()}
     return systems | {
         README: with_table(README.read_text(), SYSTEMS_MARKS, systems_table()),
         EVALUATION: with_table(

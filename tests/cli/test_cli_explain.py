@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import rasterio
+from two_sensors import GAP, write_model, write_sensors
 
 from terramoe.cli.main import main
 
@@ -89,3 +90,44 @@ def test_without_captum_the_fix_is_named(run, files, tmp_path, capsys, monkeypat
     error = capsys.readouterr().err
     assert "pip install 'terramoe[explain]'" in error
     assert error.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, files, scene):
+    folder = tmp_path_factory.mktemp("two")
+    return write_model(folder / "model", scene), write_sensors(folder, files)
+
+
+def test_of_two_sensors_each_has_its_sum_and_is_silent_where_it_is_missing(two, files, scene, tmp_path, capsys):
+    model, image = two
+    column = scene.width - GAP  # the first without LiDAR
+    place = ["--row", "20", "--column", str(column), "--method=saliency", "-o", str(tmp_path)]
+    assert main(["explain", model, image, str(files / "labels.tif"), *place]) == 0
+    printed = capsys.readouterr().out
+    assert "lidar is missing in 100 % of the pixels" in printed
+    assert "By sensor, summed over the window: hsi" in printed
+    told = json.loads((tmp_path / "explanation.json").read_text())
+    assert list(told["bands"]) == ["hsi band 1", "hsi band 2", "hsi band 3", "lidar band 1"]
+    assert told["available"] == {"hsi": 1.0, "lidar": 0.0}
+    assert told["sensors"]["hsi"] == pytest.approx(sum(list(told["bands"].values())[:3]))
+    assert told["truth"] == (int(scene.labels[20, column]) * 10 or None)
+    with rasterio.open(tmp_path / "attribution.tif") as file:
+        found = file.read()
+        assert file.descriptions[3] == "lidar band 1"
+    missing = np.arange(told["window"]["column"], told["window"]["column"] + found.shape[2]) >= column
+    assert missing.any()
+    assert not missing.all()
+    assert np.array_equal(np.isnan(found[3]), np.broadcast_to(missing, found.shape[1:]))
+    assert np.isfinite(found[:3]).all()
+
+
+def test_a_sensor_without_a_file_is_missing_everywhere(two, tmp_path, capsys):
+    model, image = two
+    place = ["--row", "20", "--column", "10", "--json", "-o", str(tmp_path), "--steps=4"]
+    assert main(["explain", model, image.split(",")[0], *place]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["available"] == {"hsi": 1.0, "lidar": 0.0}
+    assert told["sensors"]["lidar"] == 0
+    assert told["sensors"]["hsi"] != 0
+    assert main(["explain", model, image.replace("lidar=", "radar="), *place]) == 2
+    assert "no sensor is called radar" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import yaml
+from two_sensors import write_model, write_sensors
 
 from terramoe.cli.main import main
 from terramoe.cli.shift import with_brackets
@@ -79,3 +80,22 @@ def test_kinds_may_be_written_without_brackets():
         assert with_brackets(given, "--kinds") == ["--kinds", "[a,b]"]
     assert with_brackets(["--kinds=a", "x"], "--kinds") == ["--kinds=[a]", "x"]
     assert with_brackets(["--kindness", "a"], "--kinds") == ["--kindness", "a"]
+
+
+def test_of_two_sensors_each_is_changed_by_itself_whatever_the_order_of_the_files(files, scene, tmp_path, capsys):
+    model, image = write_model(tmp_path / "model", scene), write_sensors(tmp_path, files, finer=1)
+    arguments = ["--kinds", "sensor,gain", "--severities", '{"sensor": [1.0], "gain": [0.1]}', "--draws=20", "--json"]
+    found = {}
+    for given in (image, ",".join(reversed(image.split(","))), image.split(",")[0]):
+        call = ["shift", model, given, str(files / "labels.tif"), *arguments, "-o", str(tmp_path / "out")]
+        assert main(call) == 0
+        found[given] = {row["kind"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    both, turned, alone = found.values()
+    assert list(both) == ["none", "sensor:hsi", "sensor:lidar", "gain:hsi", "gain:lidar"]
+    assert both == turned
+    assert list(alone) == ["none", "gain:hsi"]  # with nothing else left, it cannot be taken away
+    assert alone["none"]["overall"] == both["sensor:lidar"]["overall"]
+    assert both["sensor:hsi"]["pixels"] < both["none"]["pixels"]  # some have no LiDAR either
+    named = ["--sensors={lidar: [4, 4]}", "-o", str(tmp_path / "none")]
+    assert main(["shift", model, image, str(files / "labels.tif"), *named]) == 2
+    assert "the model names its sensors itself" in capsys.readouterr().err

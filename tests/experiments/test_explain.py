@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import make_scene
 from linear_system import LinearSystem, predictor_of
 from torch import nn
 
@@ -18,6 +19,8 @@ from terramoe.inference import predict_array
 from terramoe.inference.windows import touching
 from terramoe.moe import LinearScorer, ModuleBank, MoELayer, TopK
 from terramoe.reporting.explain_figures import explanation_figure
+from terramoe.systems import Output
+from terramoe.systems.mixturers import MixtureRS
 from terramoe.training import TrainSettings
 
 captum = pytest.importorskip("captum", reason="the extra 'explain' is not installed")
@@ -169,6 +172,92 @@ def test_held_choices_repeat_those_of_every_call_of_a_layer():
     held = hold_choices(system, lambda copied: copied(x))
     assert system(x) == held(x) == held(torch.zeros(2, 2)) == ([1, 0], [0, 1])
     assert system(torch.zeros(2, 2)) == ([0, 0], [0, 0])
+
+
+SENSORS = (("hsi", 3), ("lidar", 1))
+
+
+class Several(LinearSystem):
+    """Reads all bands of a pixel, even those that ``available`` says are missing, and adds 5 where LiDAR is there."""
+
+    multi_sensor = True
+
+    def forward(self, batch):
+        return Output(self.conv(batch["image"]) + 5.0 * batch["available"][:, 1:], {})
+
+
+@pytest.fixture(scope="module")
+def several():
+    weights = np.concatenate([WEIGHTS[:, :3], [[3.0], [-2.0], [1.0]]], axis=1)
+    generator = np.random.default_rng(1)
+    image = generator.normal(size=(4, 24, 24)).astype(np.float32)
+    available = np.ones((2, 24, 24), dtype=bool)
+    available[1, :, 12:] = False
+    available[0, 20:] = False
+    scene = make_scene(24, 24)
+    predictor = dataclasses.replace(predictor_of(Several(weights), scene), sensors=SENSORS)
+    return weights, predictor, image, raster_of("made", image, available.any(0), available), available
+
+
+@pytest.mark.parametrize("method", ["integrated-gradients", "saliency", "occlusion"])
+@pytest.mark.parametrize(("row", "column", "has"), [(5, 5, (1, 1)), (5, 18, (1, 0)), (22, 5, (0, 1))])
+def test_a_sensor_gets_the_sum_of_its_bands_and_nothing_where_it_is_missing(several, method, row, column, has):
+    weights, predictor, image, raster, available = several
+    settings = ExplainSettings(method=method, steps=4, patch=1, band_group=10)
+    found = explain(predictor, raster, row=row, column=column, target=1, settings=settings)
+    one = np.abs(weights[0]) if method == "saliency" else weights[0] * image[:, row, column]
+    expected = {"hsi": has[0] * one[:3].sum(), "lidar": has[1] * one[3]}
+    assert found.by_sensor == pytest.approx(expected, abs=1e-5)
+    if method != "saliency":
+        assert found.baseline == 5 * has[1]  # the LiDAR is as missing at the start of the path
+        assert sum(found.by_sensor.values()) == pytest.approx(found.score - found.baseline, abs=1e-5)
+    box = found.box
+    window = np.s_[:, box.row : box.row + box.height, box.column : box.column + box.width]
+    assert np.array_equal(found.available, available[window])
+    assert np.array_equal(found.seen, np.repeat(available, [3, 1], axis=0)[window])
+    assert not found.attribution[~found.seen].any()
+
+
+def test_of_a_model_without_sensors_none_is_summed(raster, linear, several):
+    found = explain(linear, raster, row=20, column=30, settings=ExplainSettings(method="saliency"))
+    assert (found.sensors, found.by_sensor, found.available) == ((), None, None)
+    assert found.seen is found.valid
+    _, predictor, _, two, _ = several
+    cam = ExplainSettings(method="grad-cam", layer="conv")
+    mapped = explain(predictor, two, row=5, column=5, settings=cam)
+    assert mapped.by_sensor is None
+    assert mapped.seen is mapped.valid
+
+
+def test_of_an_occluded_piece_nothing_is_lost_to_its_nodata(scene, raster, linear):
+    """Nine of the sixteen pixels of the piece have no data."""
+    settings = ExplainSettings(method="occlusion", patch=4, band_group=1)
+    found = explain(linear, raster, row=3, column=3, target=2, settings=settings)
+    np.testing.assert_allclose(found.by_band, WEIGHTS[1] * scene.image[:, 3, 3], atol=1e-5)
+
+
+def test_two_sensors_of_a_routed_system_add_up():
+    """MixtureRS, of which most pixels lack a sensor."""
+    system = MixtureRS.tiny()
+    batch = {name: value[0].numpy() for name, value in MixtureRS.tiny_batch(1, 3).items()}
+    predictor = dataclasses.replace(
+        predictor_of(system, dataclasses.replace(make_scene(9, 8), image=batch["image"]), overlap=0),
+        sensors=(("hsi", 6), ("lidar", 2)),
+    )
+    quick = ExplainSettings(method="saliency")
+    valid = batch["valid"] & batch["available"].any(0)
+    image = np.where(valid, batch["image"], 0)
+    row, column = np.argwhere(valid & batch["available"][0] & ~batch["available"][1])[0]
+    made = raster_of("made", image, valid, batch["available"])
+    found = explain(predictor, made, row=row, column=column, settings=ExplainSettings(steps=64))
+    assert abs(found.gap) < 0.02 * np.abs(found.attribution).sum()
+    assert not found.attribution[~found.seen].any()
+    junk = np.where(np.repeat(batch["available"], [6, 2], axis=0), image, 1e6).astype(np.float32)
+    seen = [
+        explain(predictor, raster_of("made", pixels, valid, batch["available"]), row=row, column=column, settings=quick)
+        for pixels in (image, junk)
+    ]
+    assert np.array_equal(seen[0].attribution, seen[1].attribution)
 
 
 @pytest.mark.parametrize("method", METHODS)

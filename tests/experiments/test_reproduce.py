@@ -84,14 +84,14 @@ def test_a_claim_runs_and_its_table_names_statement_figure_and_verdict(scene, tm
     assert f"| +3 | {found.results[0].outcome} |" in table
     runs = {v: [load_record(p) for p in (tmp_path / "runs").glob(f"*.{v}.*")] for v in ("routed", "dense")}
     shares = {v: [r.counts.sum(0).trace() / r.counts.sum() for r in own] for v, own in runs.items()}
-    for variant, (mean, sd) in found.accuracies.items():
+    for variant, (mean, sd) in found.scores.items():
         assert mean == pytest.approx(np.mean(shares[variant]))
         assert sd == pytest.approx(np.std(shares[variant], ddof=1))
     assert list(found.controls) == ["dense"]
     difference = found.controls["dense"].overall.value
-    assert difference == pytest.approx(100 * (found.accuracies["routed"][0] - found.accuracies["dense"][0]), abs=3)
+    assert difference == pytest.approx(100 * (found.scores["routed"][0] - found.scores["dense"][0]), abs=3)
     row = controls_table({"mambamoe": stored}).splitlines()[2]
-    assert row.startswith(f"| `mambamoe` | {100 * found.accuracies['routed'][0]:.1f} ± ")
+    assert row.startswith(f"| `mambamoe` | overall accuracy, % | {100 * found.scores['routed'][0]:.1f} ± ")
     assert f"{difference:+.1f} [" in row
     assert row.count("–") == 3  # controls that the claim does not have
 

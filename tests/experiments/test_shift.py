@@ -7,20 +7,24 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_scene
 from linear_system import LinearSystem, predictor_of
 
 from terramoe.data import BlockSplit, Split
-from terramoe.errors import ConfigError
+from terramoe.errors import ConfigError, DataError
 from terramoe.experiments import Plan, SplitSettings, audit, evaluate_model, run_experiment, write_run
+from terramoe.experiments.arrange import arrange
 from terramoe.experiments.evaluate import fair_pixels
 from terramoe.experiments.perturb import KINDS, perturb
-from terramoe.experiments.shift import ShiftSettings, shift_csv, shift_report
+from terramoe.experiments.shift import ShiftSettings, shift_csv, shift_report, shift_trials
+from terramoe.experiments.subsets import score_subsets
 from terramoe.inference import load_predictor, predict_array
 from terramoe.moe import RoutingMeter
 from terramoe.reporting import class_colours
 from terramoe.reporting.shift_figures import shift_curves
 from terramoe.storage import RunFolder
+from terramoe.systems import Output
 from terramoe.training import TrainSettings
 
 SENSORS = {"optical": (1, 3), "radar": (4, 4)}
@@ -149,6 +153,8 @@ def test_named_sensors_move_against_the_first(scene):
         ("cloud", 1.0, "severity 1 of 'cloud'.*up to 0.999"),
         ("gain", -0.1, "severity -0.1"),
         ("sensor:lidar", 0.5, r"no sensor 'lidar'.*optical, radar"),
+        ("gain:lidar", 0.5, r"no sensor 'lidar'.*optical, radar"),
+        ("label-shift:radar", 0.5, "no shift 'label-shift:radar'"),
         ("sensor:wrong", 0.5, "bands 3 to 9 of 4"),
     ],
 )
@@ -163,7 +169,11 @@ def test_settings_name_what_is_wrong():
     with pytest.raises(ConfigError, match="no shift 'fog'"):
         ShiftSettings(severities={"fog": (1,)})
     with pytest.raises(ConfigError, match=r"no sensor is named.*--sensors"):
-        ShiftSettings(kinds=("sensor",))
+        ShiftSettings(kinds=("sensor",)).trials()
+    with pytest.raises(ConfigError, match="no sensor is named"):
+        ShiftSettings(kinds=("sensor",)).trials({"optical": (1, 4)}, apart=True)
+    with pytest.raises(ConfigError, match="the model names its sensors itself"):
+        ShiftSettings(sensors=SENSORS).trials(SENSORS, apart=True)
     assert ("sensor:radar", 0.5) in ShiftSettings(sensors=SENSORS).trials()
     assert not any(kind.startswith("sensor") for kind, _ in ShiftSettings().trials())
     asked = ShiftSettings(kinds=("gain", "cloud"), severities={"gain": (0.3, 0.1)})
@@ -220,6 +230,144 @@ def test_a_change_that_leaves_nothing_to_score_is_refused(scene, linear):
     split = Split("one", 0, nothing, test, nothing, np.zeros(test.shape, dtype=np.int64))
     with pytest.raises(ConfigError, match="leaves no test pixel"):
         shift_report(predictor, scene, split, ShiftSettings(kinds=("cloud",), severities={"cloud": (0.99,)}))
+
+
+OWN = (("optical", 3), ("radar", 1))
+
+
+class Several(LinearSystem):
+    """Reads the bands of the sensors that are there."""
+
+    multi_sensor = True
+
+    def forward(self, batch):
+        seen = batch["available"].repeat_interleave(torch.tensor([3, 1]), dim=1)
+        return Output(self.conv(torch.where(seen, batch["image"], 0)), {})
+
+
+@pytest.fixture(scope="module")
+def two(scene):
+    """A scene of two sensors, the radar missing on the right and the optical in the middle, a model and a split."""
+    available = np.stack([scene.valid, scene.valid])
+    available[1, :, 40:] = False
+    available[0, :, 24:36] = False
+    seen = np.repeat(available, [3, 1], axis=0)
+    image = np.where(seen, 5 + scene.image, 0).astype(np.float32)
+    valid = available.any(0)
+    own = dataclasses.replace(
+        scene, image=image, valid=valid, labels=np.where(valid, scene.labels, 0), sensors=OWN, available=available
+    )
+    weights = np.random.default_rng(0).normal(size=(3, 4))
+    predictor = dataclasses.replace(predictor_of(Several(weights), own), sensors=OWN)
+    return own, predictor, next(BlockSplit(block=8, guard=2).masks(own.labels))
+
+
+@pytest.mark.parametrize("kind", ["bands", "gain", "offset", "noise", "cloud", "sensor"])
+def test_what_names_a_sensor_changes_no_other(two, kind):
+    scene, _, _ = two
+    for sensor, bands, other in (("optical", slice(0, 3), slice(3, 4)), ("radar", slice(3, 4), slice(0, 3))):
+        if (kind, sensor) == ("bands", "radar"):
+            continue  # one band is always left
+        changed = perturb(scene, f"{kind}:{sensor}", 0.5, 1)
+        still = changed.valid & np.repeat(scene.available, [3, 1], axis=0)
+        assert np.array_equal(changed.image[other][still[other]], scene.image[other][still[other]])
+        assert not np.array_equal(changed.image[bands][still[bands]], scene.image[bands][still[bands]])
+        left = changed.available if kind in ("cloud", "sensor") else scene.available
+        row = [name for name, _ in OWN].index(sensor)
+        assert np.array_equal(left[1 - row], scene.available[1 - row])
+        assert not (left[row] & ~scene.available[row]).any()
+        assert np.array_equal(changed.valid, left.any(0) & scene.valid)
+        assert same(changed, perturb(scene, f"{kind}:{sensor}", 0.5, 1))
+
+
+def test_a_named_sensor_is_said_to_be_missing(two):
+    scene, _, _ = two
+    gap = scene.width // 2
+    swath = perturb(scene, "sensor:radar", 0.5, 0).available
+    assert not swath[1, :, :gap].any()
+    assert np.array_equal(swath[:, :, gap:], scene.available[:, :, gap:])
+    cloud = scene.available & ~perturb(scene, "cloud:radar", 0.3, 0).available
+    assert cloud[1].sum() == round(0.3 * scene.available[1].sum())
+    assert not cloud[0].any()
+    moved = perturb(scene, "band-shift", 1.0, 0)
+    assert np.array_equal(moved.available[0], scene.available[0])
+    assert (scene.available[1] & ~moved.available[1]).any()
+    assert not perturb(scene, "cloud", 0.3, 0).available.any(0)[~perturb(scene, "cloud", 0.3, 0).valid].any()
+
+
+def test_means_and_spreads_are_of_what_a_sensor_sees(two):
+    scene, _, _ = two
+    seen = scene.available[1]
+    values = scene.image[3][seen]
+    filled = perturb(scene, "sensor:radar", 0.25, 0).image[3, 10, 0]
+    assert filled == pytest.approx(values.mean(), rel=1e-5)
+    noise = (perturb(scene, "noise:radar", 0.5, 0).image - scene.image)[3]
+    assert noise[seen].std() == pytest.approx(0.5 * values.std(), rel=0.05)
+    assert not noise[~seen].any()
+
+
+def test_a_sensor_taken_away_scores_as_the_subset_without_it(two):
+    scene, predictor, split = two
+    settings = ShiftSettings(severities=dict.fromkeys(("sensor", "gain"), (1.0,)), kinds=("sensor", "gain"), draws=20)
+    assert shift_trials(predictor, scene, split, settings) == [
+        ("sensor:optical", 1.0),
+        ("sensor:radar", 1.0),
+        ("gain:optical", 1.0),
+        ("gain:radar", 1.0),
+    ]
+    rows = {row.kind: row for row in shift_report(predictor, scene, split, settings)}
+    counts = score_subsets(predictor, scene, split)
+    for gone, left, row in (("optical", "radar", 1), ("radar", "optical", 0)):
+        answered = split.test & scene.available[row]
+        found = rows[f"sensor:{gone}"]
+        assert found.pixels == answered.sum() < split.test.sum()
+        right = np.trace(counts[(left,)].sum(0))  # of the subsets, what is not answered is an error
+        assert found.overall.value * found.pixels == pytest.approx(right)
+
+
+def test_of_several_sensors_every_kind_that_can_be_is_tried_on_each(two):
+    scene, predictor, split = two
+    kinds = {kind for kind, _ in shift_trials(predictor, scene, split, ShiftSettings())}
+    each = {f"{kind}:{name}" for kind in ("sensor", "cloud", "gain", "offset", "noise") for name, _ in OWN}
+    assert kinds == each | {"bands:optical", "band-shift", "label-shift"}
+    alone = dataclasses.replace(scene, available=scene.available & np.array([True, False])[:, None, None])
+    left = {kind for kind, _ in shift_trials(predictor, alone, split, ShiftSettings())}
+    assert left == {kind for kind in kinds if "radar" not in kind} - {"sensor:optical"}
+    plain = predictor_of(LinearSystem(np.eye(3, 4)), scene)
+    assert {kind for kind, _ in shift_trials(plain, scene, split, ShiftSettings(kinds=("gain", "sensor")))} == {
+        "gain",
+        "sensor:optical",
+        "sensor:radar",
+    }
+
+
+def test_a_scene_is_put_in_the_order_of_the_model(two):
+    scene, predictor, _ = two
+    turned = dataclasses.replace(
+        scene,
+        image=scene.image[[3, 0, 1, 2]],
+        sensors=OWN[::-1],
+        available=scene.available[::-1],
+        band_names=("r", "x", "y", "z"),
+    )
+    back = arrange(turned, predictor)
+    assert same(back, scene)
+    assert np.array_equal(back.available, scene.available)
+    assert (back.sensors, back.band_names) == (OWN, ("x", "y", "z", "r"))
+    assert arrange(scene, predictor) is scene
+    bare = dataclasses.replace(scene, sensors=(), available=None)
+    assert arrange(bare, predictor).sensors == OWN
+    alone = dataclasses.replace(turned, image=turned.image[:1], sensors=OWN[1:], available=None, band_names=())
+    put = arrange(alone, predictor)
+    assert put.image.shape == scene.image.shape
+    assert not put.image[:3].any()
+    assert not put.available[0].any()
+    assert np.array_equal(put.available[1], scene.valid)
+    for sensors in ((("lidar", 1), ("optical", 3)), (("radar", 2), ("optical", 2))):
+        with pytest.raises(DataError, match="is none of the model's"):
+            arrange(dataclasses.replace(turned, sensors=sensors), predictor)
+    indifferent = dataclasses.replace(predictor_of(LinearSystem(np.eye(3, 4)), scene), sensors=(("other", 4),))
+    assert arrange(scene, indifferent) is scene
 
 
 @pytest.fixture(scope="module")

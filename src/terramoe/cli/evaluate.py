@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from terramoe.cli.options import add_scene, parser, read_scene
+from terramoe.cli.system_kind import kind_of_model
 
 
 def run(argv: list[str]) -> int:
     """Run the verb; returns the exit code."""
+    kind = kind_of_model(argv)
+    if kind == "rows":
+        from terramoe.cli import rows_job
+
+        return rows_job.evaluate(argv)
+    if kind == "surfaces":
+        from terramoe.cli import surface_job
+
+        return surface_job.evaluate(argv)
     options = parser(
         "evaluate",
         "Score a model on a labelled scene. On the scene it was trained on, only its test pixels count and its "

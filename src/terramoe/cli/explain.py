@@ -1,4 +1,4 @@
-"""``terramoe explain``: which bands and pixels a prediction rests on."""
+"""``terramoe explain``: which sensors, bands and pixels a prediction rests on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ def run(argv: list[str]) -> int:
     options = parser(
         "explain",
         "Attribute the score of a pixel (--row, --column), or of a class over the window where it is most common "
-        "(--class), to bands and pixels, beside the map of experts. Labels are optional: they tell the truth at the "
-        "pixel. Needs captum: pip install 'terramoe[explain]'.",
+        "(--class), to sensors, bands and pixels, beside the map of experts. Of several sensors, what is not given is "
+        "missing, as in predict. Labels are optional: they tell the truth at the pixel. Needs captum: "
+        "pip install 'terramoe[explain]'.",
     )
     options.add_argument("--config", action="config", help="settings from a YAML file")
     options.add_argument("model", help="run folder, or its model.safetensors")
@@ -37,7 +38,7 @@ def run(argv: list[str]) -> int:
     from terramoe.inference import load_predictor
 
     predictor = load_predictor(chosen.model)
-    raster, labels = open_image(chosen)
+    raster, labels = open_image(chosen, predictor)
     with raster:
         target = None if chosen["class"] is None else class_number(predictor, chosen["class"])
         found = explain(predictor, raster, row=chosen.row, column=chosen.column, target=target, settings=settings)

@@ -14,8 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from terramoe.cli.options import INDIAN_PINES, WORLD, read_scene
-from terramoe.data import Raster, open_raster, raster_of, read_labels
+from terramoe.data import BENCHMARKS, Raster, raster_of, read_labels
+from terramoe.data.sensor_stack import open_files
 from terramoe.errors import ConfigError
+from terramoe.experiments.arrange import arrange
 from terramoe.experiments.explain import Explanation
 from terramoe.inference import Predictor
 from terramoe.reporting.console import narrow_table
@@ -26,15 +28,15 @@ MOST_BANDS = 10  # that are printed
 LARGE_GAP = 0.05  # share of what the bands make, for and against
 
 
-def open_image(chosen: Namespace) -> tuple[Raster, np.ndarray | None]:
-    """The raster, and label values (H, W) if there are any."""
-    if chosen.labels is None and (chosen.image == INDIAN_PINES or chosen.image.startswith(WORLD)):
-        scene = read_scene(chosen)
-        raster = replace(
-            raster_of(scene.name, scene.image, scene.valid, scene.available), crs=scene.crs, transform=scene.transform
-        )
+def open_image(chosen: Namespace, predictor: Predictor) -> tuple[Raster, np.ndarray | None]:
+    """The raster with the sensors of the model, and label values (H, W) if there are any."""
+    named = chosen.image == INDIAN_PINES or chosen.image.startswith(WORLD) or chosen.image in BENCHMARKS
+    if chosen.labels is None and named:
+        scene = arrange(read_scene(chosen), predictor)
+        raster = raster_of(scene.name, scene.image, scene.valid, scene.available)
+        raster = replace(raster, crs=scene.crs, transform=scene.transform)
         return raster, np.array([0, *scene.class_values])[scene.labels]
-    raster = open_raster(chosen.image, variable=chosen.image_variable, max_gib=chosen.max_gib)
+    raster = open_files(chosen.image, sensors=predictor.sensors, variable=chosen.image_variable, max_gib=chosen.max_gib)
     if chosen.labels is None:
         return raster, None
     size = {"height": raster.height, "width": raster.width}
@@ -65,7 +67,11 @@ def facts(predictor: Predictor, raster: Raster, found: Explanation, labels: np.n
         "baseline": found.baseline,
         "rerouted": found.rerouted,
         "gap": found.gap,
-        "bands": None if found.by_band is None else dict(zip(_names(raster), found.by_band.tolist(), strict=True)),
+        "sensors": found.by_sensor,
+        "available": _available(found),
+        "bands": None
+        if found.by_band is None
+        else dict(zip(_names(raster, found), found.by_band.tolist(), strict=True)),
     }
     if found.row is not None:
         at = (found.row - found.box.row, found.column - found.box.column)
@@ -77,16 +83,19 @@ def facts(predictor: Predictor, raster: Raster, found: Explanation, labels: np.n
 def write_explanation(
     predictor: Predictor, raster: Raster, found: Explanation, told: dict[str, Any], output: str | Path
 ) -> list[Path]:
-    """``attribution.tif`` on the raster's grid, a band a band; ``explanation.png`` and ``explanation.json``."""
+    """``attribution.tif`` on the raster's grid, a band a band; ``explanation.png`` and ``explanation.json``.
+
+    The attribution of a band is nodata where its sensor has none.
+    """
     folder, box = Path(output), found.box
     window = Window(box.column, box.row, box.width, box.height)
     transform = None if raster.transform is None else transform_of(window, raster.transform)
-    names = _names(raster) if found.by_band is not None else [found.method]
+    names = _names(raster, found) if found.by_band is not None else [found.method]
     form = RasterForm(box.height, box.width, tuple(names), "float32", float("nan"), raster.crs, transform)
     paths = [folder / name for name in ("attribution.tif", "explanation.png", "explanation.json")]
-    write_cog(paths[0], np.where(found.valid, found.attribution, np.float32(np.nan)), form)
+    write_cog(paths[0], np.where(found.seen, found.attribution, np.float32(np.nan)), form)
     experts = {layer: predictor.system.expert_names(layer) for layer in found.routing}
-    write_bytes(paths[1], explanation_figure(found, _title(told), _names(raster), experts))
+    write_bytes(paths[1], explanation_figure(found, _title(told), _names(raster, found), experts))
     write_json(paths[2], told)
     return paths
 
@@ -99,6 +108,14 @@ def print_facts(told: dict[str, Any], console: Console) -> None:
         console.print(f"The label here is {told['truth']}.", highlight=False)
     for layer, expert in told.get("experts", {}).items():
         console.print(f"{layer}: expert {expert} first" if expert >= 0 else f"{layer}: not routed", highlight=False)
+    for name, share in (told["available"] or {}).items():
+        if share < 1:
+            console.print(
+                f"{name} is missing in {100 * (1 - share):.0f} % of the pixels.", highlight=False, markup=False
+            )
+    if told["sensors"] is not None:
+        sums = ", ".join(f"{name} {value:+.4g}" for name, value in told["sensors"].items())
+        console.print(f"By sensor, summed over the window: {sums}", highlight=False, markup=False)
     if told["bands"] is not None:
         strongest = sorted(told["bands"].items(), key=lambda item: -abs(item[1]))[:MOST_BANDS]
         table = narrow_table("Bands that count most")
@@ -125,7 +142,20 @@ def _title(told: dict[str, Any]) -> str:
     return f"{told['class_name']} at row {told['row']}, column {told['column']}"
 
 
-def _names(raster: Raster) -> list[str]:
-    """A name for each band, told apart where two have the same."""
-    names = [name or f"band {number}" for number, name in enumerate(raster.band_names, start=1)]
+def _available(found: Explanation) -> dict[str, float] | None:
+    """The share of the explained pixels that has each sensor; None for a model that does not ask."""
+    if found.available is None:
+        return None
+    shares = found.available[:, found.region].mean(axis=1).tolist()
+    return dict(zip([name for name, _ in found.sensors], shares, strict=True))
+
+
+def _names(raster: Raster, found: Explanation) -> list[str]:
+    """A name for each band, with that of its sensor, told apart where two have the same."""
+    sensors = found.sensors or (("", raster.bands),)
+    owners = [(sensor, number) for sensor, bands in sensors for number in range(1, bands + 1)]
+    names = [
+        f"{sensor} {name or f'band {number}'}".lstrip()
+        for name, (sensor, number) in zip(raster.band_names, owners, strict=True)
+    ]
     return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, start=1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from terramoe.cli.options import parser
+from terramoe.cli.system_kind import kind_of_model
 
 RASTER_HELP = (
     "GeoTIFF, ENVI, .mat or .npy with the bands of the training scene; or NAME=FILE,NAME=FILE, one a sensor: what a "
@@ -12,6 +13,15 @@ RASTER_HELP = (
 
 def run(argv: list[str]) -> int:
     """Run the verb; returns the exit code."""
+    kind = kind_of_model(argv)
+    if kind == "rows":
+        from terramoe.cli import rows_job
+
+        return rows_job.predict(argv)
+    if kind == "surfaces":
+        from terramoe.cli import surface_job
+
+        return surface_job.predict(argv)
     options = parser(
         "predict",
         "Write prediction.tif, experts.tif and uncertainty.tif as Cloud Optimized GeoTIFFs on the raster's own grid. "

@@ -25,8 +25,9 @@ def run(argv: list[str]) -> int:
 
     from terramoe.cli.progress import LiveProgress
     from terramoe.errors import ConfigError, DataError
-    from terramoe.experiments.claims import CLAIMS, claim_of
+    from terramoe.experiments.claims import CLAIMS, RowsClaim, claim_of
     from terramoe.experiments.reproduce import controls_table, plain, reproduce, results_table
+    from terramoe.experiments.rows_reproduce import reproduce_rows
     from terramoe.reporting.study_console import print_claim
     from terramoe.storage import write_json, write_text
 
@@ -37,14 +38,14 @@ def run(argv: list[str]) -> int:
     folder, console, found = Path(chosen.output), Console(stderr=chosen.json), {}
     for name, claim in claims.items():
         try:
-            scene = claim.scene()
+            with LiveProgress(console) as progress:
+                run = reproduce_rows if isinstance(claim, RowsClaim) else reproduce
+                reproduction = run(claim, folder / name, progress)
         except DataError as error:
             if not chosen.all:
                 raise
             console.print(f"{name} is left out: {error}", highlight=False, markup=False)
             continue
-        with LiveProgress(console) as progress:
-            reproduction = reproduce(claim, folder / name, progress, scene=scene)
         print_claim(claim, reproduction.results, console)
         found[name] = plain(claim, reproduction)
         write_json(folder / "claims.json", found)

@@ -12,8 +12,9 @@ def run(argv: list[str]) -> int:
     options = parser(
         "shift",
         "Change the image and score the model again: missing bands or sensors, clouds, gain and offset of bands, "
-        "noise, bands or labels out of register. Says what each costs, and how the routing answers. On the scene it "
-        "was trained on, only the model's test pixels count and its training pixels are hidden.",
+        "noise, bands or labels out of register. Says what each costs, and how the routing answers. A model of several "
+        "sensors is told which of them are missing, and each sensor is changed by itself: 'gain:radar'. On the scene "
+        "it was trained on, only the model's test pixels count and its training pixels are hidden.",
     )
     options.add_argument("--config", action="config", help="settings from a YAML file")
     options.add_argument("model", help="run folder, or its model.safetensors")
@@ -32,18 +33,20 @@ def run(argv: list[str]) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from terramoe.experiments.arrange import arrange
     from terramoe.experiments.evaluate import fair_pixels
-    from terramoe.experiments.shift import shift_csv, shift_report
+    from terramoe.experiments.shift import shift_csv, shift_report, shift_trials
     from terramoe.inference import load_predictor
     from terramoe.reporting.shift_console import print_shift
     from terramoe.reporting.shift_figures import shift_curves
     from terramoe.storage import write_bytes, write_json, write_text
 
     predictor = load_predictor(chosen.model)
-    scene, split, which = fair_pixels(chosen.model, predictor, read_scene(chosen))
+    scene, split, which = fair_pixels(chosen.model, predictor, arrange(read_scene(chosen), predictor))
+    trials = shift_trials(predictor, scene, split, settings)
     console = Console(stderr=chosen.json)
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("predicting", total=1 + len(settings.trials()))
+        task = progress.add_task("predicting", total=1 + len(trials))
         rows = shift_report(predictor, scene, split, settings, on_row=lambda _: progress.advance(task))
     found = {
         "system": predictor.name,

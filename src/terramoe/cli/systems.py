@@ -13,15 +13,15 @@ def run(argv: list[str]) -> int:
     chosen = options.parse_args(argv)
 
     import json
-    from dataclasses import MISSING, asdict, fields
+    from dataclasses import asdict
 
     from rich.console import Console
     from rich.table import Table
 
-    from terramoe.systems import SYSTEMS, card, system_class
+    from terramoe.systems.catalogue import card_of, catalogue, kind_of_system, settings_of
 
-    names = list(SYSTEMS) if chosen.name is None else [chosen.name]
-    cards = {name: card(name) for name in names}
+    names = list(catalogue()) if chosen.name is None else [chosen.name]
+    cards = {name: card_of(name) for name in names}
     if chosen.json:
         print(
             json.dumps({name: {**asdict(c), "reconstruction": c.reconstruction} for name, c in cards.items()}, indent=2)
@@ -30,12 +30,13 @@ def run(argv: list[str]) -> int:
     console = Console()
     if chosen.name is None:
         table = Table()
-        for column in ("name", "paper", "year", "survey", "task", "sensors", "sources"):
+        for column in ("name", "works on", "paper", "year", "survey", "task", "sensors", "sources"):
             table.add_column(column)
         for name, c in cards.items():
             place = f"{c.survey_section} [{c.survey_reference}]"
             table.add_row(
                 name,
+                kind_of_system(name),
                 c.title,
                 str(c.year),
                 place,
@@ -50,12 +51,13 @@ def run(argv: list[str]) -> int:
     console.print(
         f"[bold]{c.name}[/bold]: {c.title}\n{c.authors}, {c.year}; arXiv {c.arxiv or '–'}, doi {c.doi or '–'}"
     )
-    console.print(f"Task: {c.task}; sensors: {', '.join(c.sensors)}; sources read: {', '.join(c.provenance)}")
+    console.print(
+        f"Works on {kind_of_system(chosen.name)}. Task: {c.task}; sensors: {', '.join(c.sensors)}; sources read: {', '.join(c.provenance)}"
+    )
     console.print(f"Reported: {c.reported}", highlight=False)
     for title, lines in (("Filled in by us", c.completions), ("Differences of paper, code and ours", c.differences)):
         console.print(f"{title}:", *(f"\n  - {line}" for line in lines), highlight=False)
     console.print("Settings (--model.NAME VALUE):")
-    for f in fields(system_class(chosen.name).Config):
-        default = "from the data" if f.default is MISSING else f.default
-        console.print(f"  {f.name} = {default}", highlight=False)
+    for name, default in settings_of(chosen.name).items():
+        console.print(f"  {name} = {default}", highlight=False)
     return 0

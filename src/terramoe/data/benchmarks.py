@@ -1,24 +1,24 @@
-"""Real hyperspectral scenes that others compare on, each with its traps taken out.
+"""Real scenes that others compare on, each with its traps taken out: hyperspectral here, others elsewhere.
 
 The files are research data that we may not pass on: the user gives their folder. Where they come from, and on what
-terms, is in ``SOURCES``; Indian Pines needs only its small split map, the scene comes with the package tensorly.
+terms, is in ``SOURCES``; Indian Pines needs only its small split map, the scene comes with the package tensorly. Scenes
+of Landsat and Sentinel-2 are in ``satellite_benchmarks``.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from terramoe.data.arrays import open_mat
-from terramoe.data.rasters import MEMORY_GIB
+from terramoe.data.benchmark_files import FOLDER, Source, read_mat
+from terramoe.data.satellite_benchmarks import SATELLITE_BENCHMARKS, SATELLITE_OPENERS, SATELLITE_SOURCES
 from terramoe.data.scenes import Scene, indian_pines
 from terramoe.errors import ConfigError, DataError
 
-FOLDER = "TERRAMOE_DATA"  # environment variable: the folder that holds hsi/
 PURE = 0.5  # a pixel of an unmixing scene takes the label of the material that covers more than this share of it
 TRAIN, GUARD, TEST = 1, 2, 3
 FIRST, LAST = 0.55, 0.35  # Houston: shares of each class, in scan order, that train and that test
@@ -29,17 +29,8 @@ BENCHMARKS: Mapping[str, str] = {
     "samson": "Samson, 95 x 95 pixels, 156 HSI bands, 3 materials",
     "jasper": "Jasper Ridge, 100 x 100 pixels, 198 HSI bands, 4 materials",
     "indian-pines-disjoint": "Indian Pines with the spatially disjoint training map that papers share, 16 classes",
+    **SATELLITE_BENCHMARKS,
 }
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a file comes from. path: below the folder. repository: owner/name on GitHub. terms: of use."""
-
-    path: str
-    repository: str
-    terms: str
-
 
 _UNMIXING = "UPCGIT/Hyperspectral-Unmixing-Models"
 _HOUSTON = ("danfenghong/IEEE_TGRS_MDL-RS", "repository GPL-3; data on the terms of the IEEE data fusion contest 2013")
@@ -56,6 +47,7 @@ SOURCES: Mapping[str, tuple[Source, ...]] = {
     "indian-pines-disjoint": (
         Source("hsi/indian_pines/indianpines_disjoint_dset.mat", "mhaut/HSI-datasets", "map GPL-3; scene BSD-3"),
     ),
+    **SATELLITE_SOURCES,
 }
 
 # fmt: off
@@ -69,17 +61,18 @@ HOUSTON_CLASSES = (
 def open_benchmark(name: str, folder: str | os.PathLike[str] | None = None) -> Scene:
     """Read a benchmark scene.
 
-    Images are as the files have them, 0..1, but for Indian Pines (its numbers). The files hold no wavelengths. Ours are
-    by convention: evenly spaced over the range of each of the instrument's spectrometers, less the bands that were
-    removed, and good to about 10 nm: the oxygen line at 762 nm and the red edge lie where they should. AVIRIS's
-    spectrometers overlap, so its wavelengths do not increase throughout. LiDAR bands have 0.
+    Images are as the files have them, 0..1, but for Indian Pines (its numbers) and the satellites (see their openers).
+    The files hold no wavelengths. Those of the hyperspectral scenes are ours, by convention: evenly spaced over the
+    range of each of the instrument's spectrometers, less the bands that were removed, and good to about 10 nm: the
+    oxygen line at 762 nm and the red edge lie where they should. AVIRIS's spectrometers overlap, so its wavelengths do
+    not increase throughout. LiDAR bands have 0.
 
     The labels of muufl, samson and jasper are unmixed from the very spectra: they flatter the spectral sensor (a random
     forest on blocks: muufl .97 without any height), and serve to compare models, not to say how good one is.
 
     Args:
         name: of ``BENCHMARKS``.
-        folder: that holds hsi/; the environment variable TERRAMOE_DATA if None.
+        folder: that holds hsi/, seg/ and series/; the environment variable TERRAMOE_DATA if None.
 
     Raises:
         ConfigError: an unknown name. DataError: no folder, a file missing, or not the one that we know.
@@ -92,24 +85,9 @@ def open_benchmark(name: str, folder: str | os.PathLike[str] | None = None) -> S
     return _OPENERS[name](Path(folder))
 
 
-def _read(name: str, folder: Path, arrays: Mapping[str, tuple[int, ...]], file: int = 0) -> list[np.ndarray]:
-    """Arrays of a benchmark's file; DataError if it is missing or an array has not the shape that we know."""
-    source = SOURCES[name][file]
-    path = folder / source.path
-    if not path.is_file():
-        raise DataError(
-            f"the file of benchmark '{name}' is missing; it comes from github.com/{source.repository} ({source.terms})",
-            where=path,
-            fix=f"put it there, or set {FOLDER} to the folder that holds hsi/",
-        )
-    found = []
-    for variable, shape in arrays.items():
-        array = open_mat(path, variable, MEMORY_GIB, (len(shape),))
-        if array.shape != shape or not np.isfinite(array).all():
-            what = f"'{variable}' is {array.shape}, not {shape}, or holds NaN"
-            raise DataError(what, where=path, fix="get the file that we name")
-        found.append(array)
-    return found
+def _read(name: str, folder: Path, shapes: dict[str, tuple[int, ...]], file: int = 0) -> list[np.ndarray]:
+    """Arrays of a benchmark's file."""
+    return read_mat(name, folder, SOURCES[name][file], shapes)
 
 
 def _houston(folder: Path) -> Scene:
@@ -220,4 +198,5 @@ _OPENERS: Mapping[str, Callable[[Path], Scene]] = {
     "samson": _samson,
     "jasper": _jasper,
     "indian-pines-disjoint": _indian_pines,
+    **SATELLITE_OPENERS,
 }

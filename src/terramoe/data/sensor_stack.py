@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from terramoe.data.rasters import STREAM_GIB, Raster, open_raster
+from terramoe.data.regrid import on_grid, onto_grid
 from terramoe.errors import DataError
 
 Sensors = tuple[tuple[str, int], ...]  # name and number of bands, in the order of the bands
@@ -33,46 +34,58 @@ def sensor_files(text: str) -> dict[str, str] | None:
     return dict(zip(names, [file for _, _, file in pairs], strict=True))
 
 
+def open_files(text: str, *, sensors: Sensors = (), variable: str | None = None, max_gib: float = STREAM_GIB) -> Raster:
+    """Open a file, or the files of "NAME=FILE,NAME=FILE" in the order of a model's sensors.
+
+    Args:
+        sensors, max_gib: see ``open_stack``. variable: see ``open_raster``.
+    """
+    files = sensor_files(text)
+    if files is None:
+        return open_raster(text, variable=variable, max_gib=max_gib)
+    return open_stack(files, sensors=sensors, max_gib=max_gib)[0]
+
+
 def open_stack(
     files: Mapping[str, str], *, sensors: Sensors | None = None, max_gib: float = STREAM_GIB
 ) -> tuple[Raster, Sensors]:
     """Open one raster per sensor. A pixel is valid where any sensor has it.
 
+    The grid is that of the first of the sensors, in their order, that has a file. A raster on another grid is
+    resampled onto it as it is read: finer pixels are averaged, coarser or shifted ones interpolated bilinearly, nodata
+    left out; where it does not reach, its sensor is missing. See ``regrid.onto_grid``.
+
     Args:
         files: by the sensor's name.
         sensors: the order and number of bands that are wanted, such as a model's; one without a file is missing
             everywhere. None takes the files as they are.
-        max_gib: budget of all together.
+        max_gib: budget of each file, and of all together on the grid.
 
     Returns:
         The raster, and name and number of bands of each sensor.
 
     Raises:
-        DataError: a sensor that is not wanted, other numbers of bands, grids that differ; see ``open_raster``.
+        DataError: a sensor that is not wanted, other numbers of bands, files that do not overlap, or that differ in
+            size without a georeference, over the budget; see ``open_raster``.
     """
-    strange = [] if sensors is None else sorted(set(files) - {name for name, _ in sensors})
-    if strange or not files:
-        raise DataError(
-            f"no sensor is called {', '.join(strange) or 'nothing'}",
-            where="sensors",
-            fix=f"use {', '.join(name for name, _ in sensors or ())}",
-        )
+    _require_names(files, sensors)
     with ExitStack() as opened:
         parts = {name: opened.enter_context(open_raster(file, max_gib=max_gib)) for name, file in files.items()}
-        first = next(iter(parts.values()))
-        for part in parts.values():
-            _require_same_grid(first, part)
         wanted = sensors or tuple((name, part.bands) for name, part in parts.items())
         for name, bands in wanted:
             if name in parts and parts[name].bands != bands:
                 raise DataError(
                     f"'{name}' has {parts[name].bands} bands, not {bands}", where=parts[name].path, fix="give those"
                 )
+        first = next(parts[name] for name, _ in wanted if name in parts)
+        parts = {name: part if on_grid(part, first) else onto_grid(part, first) for name, part in parts.items()}
+        path = Path("+".join(part.path.name for part in parts.values()))
+        _require_budget(sum(bands for _, bands in wanted), first, path, max_gib)
         opened.pop_all()  # from here on the stack closes them
     pixels = _Stack([parts.get(name) for name, _ in wanted], [bands for _, bands in wanted])
     names = [parts[name].band_names if name in parts else ("",) * bands for name, bands in wanted]
     raster = Raster(
-        path=Path("+".join(part.path.name for part in parts.values())),
+        path=path,
         bands=sum(pixels.bands),
         height=first.height,
         width=first.width,
@@ -111,16 +124,25 @@ class _Stack:
                 part.pixels.close()
 
 
-def _require_same_grid(first: Raster, other: Raster) -> None:
-    differs = (first.height, first.width) != (other.height, other.width)
-    what = f"{other.height} x {other.width} pixels beside {first.height} x {first.width}"
-    if not differs and None not in (first.transform, other.transform):
-        differs, what = not first.transform.almost_equals(other.transform), "another origin or pixel size"
-    if not differs and None not in (first.crs, other.crs):
-        differs, what = first.crs != other.crs, "another coordinate system"
-    if differs:
+def _require_names(files: Mapping[str, str], sensors: Sensors | None) -> None:
+    known = [name for name, _ in sensors or ()]
+    if sensors == () and files:
         raise DataError(
-            f"{what}: the sensors must share one grid",
-            where=f"{other.path.name} and {first.path.name}",
-            fix="resample one to the other's grid, for example with gdalwarp",
+            "the model does not tell sensors apart", where=", ".join(files), fix="give one raster with all its bands"
+        )
+    strange = [] if sensors is None else sorted(set(files) - set(known))
+    if strange or not files:
+        raise DataError(
+            f"no sensor is called {', '.join(strange) or 'nothing'}", where="sensors", fix=f"use {', '.join(known)}"
+        )
+
+
+def _require_budget(bands: int, grid: Raster, path: Path, max_gib: float) -> None:
+    gib = 4 * bands * grid.height * grid.width / 2**30
+    if gib > max_gib:
+        raise DataError(
+            f"{bands} x {grid.height} x {grid.width} values of all sensors take {gib:.1f} GiB, the budget is "
+            f"{max_gib:g}",
+            where=path,
+            fix="crop the rasters, name the coarsest first, or raise --max-gib",
         )

@@ -71,7 +71,7 @@ def compare(
     overall = _difference(overall_accuracy, both, seed_of_row, block_of_row)
     average = _difference(average_accuracy, both, seed_of_row, block_of_row)
     seeds = np.unique(seed_of_row)
-    verdict = _verdict(overall.interval(), rope)
+    verdict = verdict_of(overall.interval(), rope)
     above, below = overall.above(rope), 1 - overall.above(-rope)
     return Comparison(
         overall=overall.interval(),
@@ -97,7 +97,7 @@ def _difference(statistic: Statistic, both: np.ndarray, seeds: np.ndarray, block
     return estimate(_points(statistic), both, seeds, blocks, limit=100)
 
 
-def _verdict(difference: Interval, rope: float) -> Verdict:
+def verdict_of(difference: Interval, rope: float) -> Verdict:
     if difference.low > rope:
         return "better"
     if difference.high < -rope:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal, get_args
@@ -61,7 +61,14 @@ def load_captum() -> ModuleType:
 
 
 def attribute(
-    system: nn.Module, score: Score, image: Tensor, classes: int, settings: ExplainSettings
+    system: nn.Module,
+    score: Score,
+    image: Tensor,
+    classes: int,
+    settings: ExplainSettings,
+    *,
+    seen: Tensor | None = None,
+    sensors: Sequence[int] = (),
 ) -> tuple[Tensor, float | None]:
     """Attributions to one image.
 
@@ -71,14 +78,31 @@ def attribute(
     Args:
         image: (1, bands, H, W), normalised.
         classes: of the system; a convolution with as many outputs is taken to give them.
+        seen: (bands, H, W) bool, where each band has data; nothing is attributed elsewhere. None: everywhere.
+        sensors: number of bands of each sensor; bands of two are never occluded together.
 
     Returns:
         (bands, H, W), or (1, H, W) for grad-cam: of occlusion, what the score loses with a piece, shared out among its
-        pixels. And the score at the start of the path under the held choices, for integrated gradients only.
+        pixels with data. And the score at the start of the path under the held choices, for integrated gradients only.
 
     Raises:
         ConfigError: captum is missing; or a layer for grad-cam is not there, or none can be found.
     """
+    seen = torch.ones_like(image[0], dtype=torch.bool) if seen is None else seen
+    made, start = _attribute(system, score, image, classes, settings, seen, sensors)
+    # Of grad-cam one map for all bands: a place counts if any sensor has it.
+    return torch.where(seen if len(made) == len(seen) else seen.any(0, keepdim=True), made, 0.0), start
+
+
+def _attribute(
+    system: nn.Module,
+    score: Score,
+    image: Tensor,
+    classes: int,
+    settings: ExplainSettings,
+    seen: Tensor,
+    sensors: Sequence[int],
+) -> tuple[Tensor, float | None]:
     captum = load_captum()
     x = image.clone().requires_grad_()
     if settings.method == "integrated-gradients":
@@ -96,20 +120,22 @@ def attribute(
     if settings.method == "saliency":
         return captum.Saliency(forward).attribute(x).detach()[0], None
     if settings.method == "occlusion":
-        pieces = _pieces(image, settings.band_group, settings.patch)
+        pieces = _pieces(image, settings.band_group, settings.patch, sensors)
         with torch.no_grad():
             made = captum.FeatureAblation(forward).attribute(image, feature_mask=pieces[None])[0]
-        return made / torch.bincount(pieces.flatten())[pieces], None  # a piece's loss, shared out among its pixels
+        sharers = torch.bincount(pieces.flatten(), weights=seen.flatten().double())
+        return made / sharers.clamp(min=1).to(made.dtype)[pieces], None  # a piece's loss, shared out among its pixels
     layer = grad_cam_layer(system, score, image, classes, settings.layer)
     made = captum.LayerGradCam(forward, layer).attribute(x, relu_attributions=True).detach()
     return captum.LayerAttribution.interpolate(made, tuple(image.shape[-2:]), "bilinear")[0], None
 
 
-def _pieces(image: Tensor, band_group: int, patch: int) -> Tensor:
+def _pieces(image: Tensor, band_group: int, patch: int, sensors: Sequence[int] = ()) -> Tensor:
     """(bands, H, W) int64: ids from 0 of what is occluded together."""
-    band, row, column = (
-        torch.arange(size) // side for size, side in zip(image.shape[1:], (band_group, patch, patch), strict=True)
-    )
+    bands, height, width = image.shape[1:]
+    within = torch.cat([torch.arange(count) for count in sensors or (bands,)])
+    band = (within % band_group == 0).long().cumsum(0) - 1  # every sensor starts a new group
+    row, column = torch.arange(height) // patch, torch.arange(width) // patch
     across = int(column[-1]) + 1
     return ((band[:, None, None] * (row[-1] + 1)) + row[:, None]) * across + column
 

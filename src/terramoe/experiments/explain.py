@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from terramoe.data import Raster
+from terramoe.data import Raster, Sensors
 from terramoe.errors import ConfigError, DataError
 from terramoe.experiments.attribution import ExplainSettings, attribute, load_captum
 from terramoe.inference import Predictor, predict_tiles, routing_maps
@@ -29,11 +29,13 @@ class Explanation:
         method: of ``METHODS``. box: the window, cut to the raster.
         target: the explained class, 1..K. row, column: the explained pixel in the raster; None for a window.
         region: (h, w) bool: the pixels whose score is explained. valid: (h, w) bool: pixels with data.
-        attribution: (bands, h, w) float32, or (1, h, w) for grad-cam; 0 in invalid pixels. In logits, but for
-            grad-cam and saliency.
+        attribution: (bands, h, w) float32, or (1, h, w) for grad-cam; 0 in invalid pixels, and where a band's sensor
+            has no data. In logits, but for grad-cam and saliency.
         score, baseline: the explained score of the image, and where every pixel has the mean spectrum of training.
         rerouted: what the choices of the image, held, change of the baseline (integrated gradients; else 0).
         routing: per layer (5, h, w), see ``inference.ROUTING_BANDS``.
+        sensors: name and number of bands of each, () where the model does not know them.
+        available: (sensors, h, w) bool: which sensors a pixel has; None for a model that does not ask.
     """
 
     method: str
@@ -48,6 +50,24 @@ class Explanation:
     baseline: float
     rerouted: float
     routing: dict[str, np.ndarray]
+    sensors: Sensors = ()
+    available: np.ndarray | None = None
+
+    @property
+    def seen(self) -> np.ndarray:
+        """(h, w) or (bands, h, w) bool: where ``attribution`` can be other than 0."""
+        if self.available is None or self.by_band is None:
+            return self.valid
+        return self.valid & np.repeat(self.available, [bands for _, bands in self.sensors], axis=0)
+
+    @property
+    def by_sensor(self) -> dict[str, float] | None:
+        """Sums over the bands of each sensor and the window; None where method or model knows none."""
+        if not self.sensors or self.by_band is None:
+            return None
+        ends = np.cumsum([bands for _, bands in self.sensors])[:-1]
+        sums = [float(part.sum()) for part in np.split(self.by_band, ends)]
+        return dict(zip([name for name, _ in self.sensors], sums, strict=True))
 
     @property
     def by_band(self) -> np.ndarray | None:
@@ -126,8 +146,13 @@ def explain(
 
     with torch.no_grad():
         found, baseline = (float(score(predictor.system, x)) for x in (image, torch.zeros_like(image)))
-    attribution, held = attribute(predictor.system, score, image, len(predictor.class_values), settings)
-    attribution = torch.where(valid, attribution, 0.0)
+    counts, available = [bands for _, bands in predictor.sensors], batch.get("available")
+    seen = valid.expand_as(image[0])
+    if available is not None:
+        seen = seen & available[0].repeat_interleave(torch.tensor(counts), dim=0)
+    attribution, held = attribute(
+        predictor.system, score, image, len(predictor.class_values), settings, seen=seen, sensors=counts
+    )
     whole = Box(0, 0, raster.height, raster.width)
     rows, columns = at.within(whole)
     size = (..., *whole.within(at))
@@ -144,6 +169,8 @@ def explain(
         baseline=baseline,
         rerouted=0.0 if held is None else held - baseline,
         routing={name: maps[0][size] for name, maps in routing_maps(output).items()},
+        sensors=predictor.sensors,
+        available=None if available is None else (available[0] & valid)[size].numpy(),
     )
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from scipy import stats
 
 from terramoe.data import Scene
-from terramoe.evaluation import Comparison, Interval, overall_accuracy
+from terramoe.evaluation import Comparison, Interval, Verdict, overall_accuracy
 from terramoe.evaluation.family import Family, compare_pairs, tally
-from terramoe.experiments.claims import Claim, MeasuredStatement, Statement
+from terramoe.experiments.claims import Claim, MeasuredStatement, RowsClaim, Statement
 from terramoe.experiments.experiment import Progress
 from terramoe.experiments.record import RunRecord
 from terramoe.experiments.study import run_study
@@ -21,6 +21,7 @@ from terramoe.storage import write_json
 from terramoe.systems import CONTROLS, ROUTED
 
 Outcome = Literal["reproduced", "not reproduced", "cannot tell"]
+ACCURACY = "overall_accuracy"  # the measure of a claim over scenes
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Result:
 
     Attributes:
         statement: its text. reported: the paper's own figure, or "".
-        found: the difference in points of overall accuracy, or the measured number, with 95 % interval over blocks and
-            seeds (over seeds alone for a measured number).
+        found: the difference in points of overall accuracy or in percent of a measure, or the measured number, with
+            95 % interval over blocks and seeds (over seeds alone for measures).
         unit: "points" or the name of the measure. seeds: how many.
         p_value: two-sided, corrected within the claim (Holm) for differences; of the mean for a measured number.
         outcome: the verdict.
@@ -46,18 +47,27 @@ class Result:
 
 
 @dataclass(frozen=True)
+class SeedComparison:
+    """The routed system against a control over seeds: the difference with its interval, and the verdict."""
+
+    overall: Interval
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
 class Reproduction:
     """All that running a claim found.
 
     Attributes:
         results: the verdicts on its statements.
-        accuracies: overall accuracy of each variant: mean and standard deviation (n - 1) over seeds.
-        controls: the routed system minus each of the four controls among the variants, as one family of comparisons.
+        scores: of each variant, mean and standard deviation (n - 1) over seeds of overall accuracy or the claim's metric.
+        controls: the routed system minus each of the four controls among the variants, as one family of comparisons: in
+            points of accuracy, or in percent of the control's metric.
     """
 
     results: list[Result]
-    accuracies: dict[str, tuple[float, float]]
-    controls: dict[str, Comparison]
+    scores: dict[str, tuple[float, float]]
+    controls: Mapping[str, Comparison | SeedComparison]
 
 
 def reproduce(
@@ -74,11 +84,11 @@ def reproduce(
     scene = claim.scene() if scene is None else scene
     records = run_study(claim.plan, claim.variants, scene, folder, progress, claim.measure)
     runs = _by_variant(records)
-    accuracies = {name: [overall_accuracy(r.counts.sum(0)) for r in found] for name, found in runs.items()}
+    scores = {name: [overall_accuracy(r.counts.sum(0)) for r in found] for name, found in runs.items()}
     controls = [(ROUTED, name) for name in CONTROLS if name in runs and ROUTED in runs]
     found = Reproduction(
         results=judge(claim, records),
-        accuracies={n: (float(np.mean(a)), float(np.std(a, ddof=min(1, len(a) - 1)))) for n, a in accuracies.items()},
+        scores={n: (float(np.mean(a)), float(np.std(a, ddof=min(1, len(a) - 1)))) for n, a in scores.items()},
         controls={b: c for (_, b), c in _compare(claim, runs, controls).comparisons.items()} if controls else {},
     )
     write_json(folder / "claim.json", plain(claim, found))
@@ -121,33 +131,47 @@ def judge(claim: Claim, records: Sequence[RunRecord]) -> list[Result]:
     return results
 
 
-def plain(claim: Claim, found: Reproduction) -> dict[str, Any]:
+def plain(claim: Claim | RowsClaim, found: Reproduction) -> dict[str, Any]:
     """As JSON-able values."""
+    rows = isinstance(claim, RowsClaim)
     controls = {name: {"difference": asdict(c.overall), "verdict": c.verdict} for name, c in found.controls.items()}
     return {
         "system": claim.system,
         "about": claim.about,
+        "metric": claim.metric if rows else ACCURACY,
+        "unit": claim.unit if rows else "%",
         "results": [asdict(result) for result in found.results],
-        "accuracies": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in found.accuracies.items()},
+        "scores": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in found.scores.items()},
         "controls": controls,
     }
 
 
+def score_text(claim: Mapping[str, Any], variant: str) -> str:
+    """Mean and standard deviation over seeds of a variant's measure, for people: accuracy in percent."""
+    mean, sd = (claim["scores"][variant][key] for key in ("mean", "sd"))
+    if claim["metric"] == ACCURACY:
+        return f"{100 * mean:.1f} ± {100 * sd:.1f}"
+    return f"{mean:.4g} ± {sd:.2g}"
+
+
 def controls_table(claims: Mapping[str, Mapping[str, Any]]) -> str:
-    """A Markdown table over all claims: the routed system's accuracy, and what it gains over each control."""
+    """A Markdown table over all claims: the routed system's measure, and what it differs by from each control."""
+    minus = " | ".join(f"minus {name}" for name in CONTROLS)
     rows = [
-        f"| claim | accuracy, % | {' | '.join(f'minus {name}' for name in CONTROLS)} | won, tied, lost, cannot tell |",
-        f"|---|---|{'---|' * len(CONTROLS)}---|",
+        f"| claim | measure | routed | {minus} | won, tied, lost, cannot tell |",
+        f"|---|---|---|{'---|' * len(CONTROLS)}---|",
     ]
     for name, claim in claims.items():
-        if ROUTED not in claim["accuracies"]:
+        if ROUTED not in claim["scores"]:
             continue
-        mean, sd = (100 * claim["accuracies"][ROUTED][key] for key in ("mean", "sd"))
-        cells = [f"`{name}`", f"{mean:.1f} ± {sd:.1f}"]
+        accuracy = claim["metric"] == ACCURACY
+        measure = claim["metric"].replace("_", " ") + (f", {claim['unit']}" if claim["unit"] else "")
+        cells = [f"`{name}`", measure, score_text(claim, ROUTED)]
         for control in CONTROLS:
             found = claim["controls"].get(control)
             value, low, high = (found["difference"][key] for key in ("value", "low", "high")) if found else (0, 0, 0)
-            cells.append(f"{value:+.1f} [{low:+.1f}, {high:+.1f}]" if found else "–")
+            unit = "points" if accuracy else "%"
+            cells.append(f"{value:+.1f} [{low:+.1f}, {high:+.1f}] {unit}" if found else "–")
         count = tally(found["verdict"] for found in claim["controls"].values())
         rows.append(f"| {' | '.join((*cells, f'{count.wins}, {count.ties}, {count.losses}, {count.unknown}'))} |")
     return "\n".join(rows)
@@ -158,7 +182,7 @@ def results_table(claims: Mapping[str, Mapping[str, Any]]) -> str:
     rows = ["| system | statement | found, 95 % | seeds | the paper's figure | verdict |", "|---|---|---|---|---|---|"]
     for system, claim in claims.items():
         for r in claim["results"]:
-            digits = 1 if r["unit"] == "points" else 3
+            digits = 1 if r["unit"] == "points" or r["unit"].startswith("%") else 3
             value, low, high = (f"{r['found'][key]:+.{digits}f}" for key in ("value", "low", "high"))
             unit = "points" if r["unit"] == "points" else r["unit"].replace("_", " ")
             cells = (f"`{system}`", r["statement"], f"{value} [{low}, {high}] {unit}", str(r["seeds"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,51 +13,13 @@ import numpy as np
 from terramoe.data import Scene, Split
 from terramoe.errors import ConfigError
 from terramoe.evaluation import Interval, block_confusions, interval, overall_accuracy, reliability
-from terramoe.experiments.perturb import KINDS, perturb
+from terramoe.experiments.arrange import arrange
+from terramoe.experiments.perturb import bands_of_sensors, perturb
+from terramoe.experiments.shift_settings import ShiftSettings
 from terramoe.inference import PredictedTile, Predictor, predict_array
 from terramoe.moe import RoutingMeter
 
 NONE = "none"
-
-
-@dataclass(frozen=True)
-class ShiftSettings:
-    """What is tried.
-
-    Attributes:
-        kinds: of bands, sensor, cloud, gain, offset, noise, band-shift, label-shift. "sensor" stands for each sensor in
-            turn, if any are named.
-        severities: other severities than the usual, by kind.
-        sensors: first and last band of each sensor, counted from 1.
-        seed: of everything that is drawn.
-        draws: of the bootstrap over blocks.
-    """
-
-    kinds: tuple[str, ...] = tuple(KINDS)
-    severities: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    sensors: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    seed: int = 0
-    draws: int = 2000
-
-    def __post_init__(self) -> None:
-        unknown = sorted({*self.kinds, *self.severities} - set(KINDS))
-        if unknown:
-            raise ConfigError(f"there is no shift '{unknown[0]}'", where="shift", fix=f"use {', '.join(KINDS)}")
-        if self.kinds == ("sensor",) and not self.sensors:
-            raise ConfigError(
-                "no sensor is named", where="shift", fix="--sensors '{optical: [1, 10], radar: [11, 12]}', bands from 1"
-            )
-        if self.draws < 1:
-            raise ConfigError(f"draws is {self.draws}", where="shift", fix="use at least 1")
-
-    def trials(self) -> list[tuple[str, float]]:
-        """(kind, severity) of all that is tried, mildest first."""
-        return [
-            (named, severity)
-            for kind in self.kinds
-            for named in ([f"sensor:{name}" for name in self.sensors] if kind == "sensor" else [kind])
-            for severity in sorted(self.severities.get(kind, KINDS[kind][1]))
-        ]
 
 
 @dataclass(frozen=True)
@@ -103,6 +65,8 @@ def shift_report(
     """Predict the scene unchanged and under every change; the first row is the unchanged scene.
 
     Test pixels that lose their data, under a cloud or at an edge, cannot be scored; the drop is taken over the others.
+    A model of several sensors is told which of them a pixel has lost, and every change of bands is tried on each sensor
+    by itself.
 
     Args:
         split: its ``test`` pixels count, its ``train`` pixels are hidden from the network; see ``fair_pixels``.
@@ -112,9 +76,10 @@ def shift_report(
         ConfigError: see ``perturb``; or a change leaves no test pixel. DataError: other bands than the model's.
     """
     settings = settings or ShiftSettings()
+    scene = arrange(scene, predictor)
     before = _predict(predictor, scene, split)
     rows = []
-    for kind, severity in [(NONE, 0.0), *settings.trials()]:
+    for kind, severity in [(NONE, 0.0), *shift_trials(predictor, scene, split, settings)]:
         if kind == NONE:
             changed, now = scene, before
         else:
@@ -127,6 +92,19 @@ def shift_report(
         if on_row is not None:
             on_row(rows[-1])
     return rows
+
+
+def shift_trials(predictor: Predictor, scene: Scene, split: Split, settings: ShiftSettings) -> list[tuple[str, float]]:
+    """(kind, severity) of all that is tried with this model on this scene; of its sensors, those that test pixels have.
+
+    Raises:
+        ConfigError: see ``ShiftSettings.trials``.
+    """
+    sensors = bands_of_sensors(scene.sensors)
+    if scene.available is not None:
+        has = (scene.available & split.test).any((1, 2))
+        sensors = {name: bands for (name, bands), there in zip(sensors.items(), has, strict=True) if there}
+    return settings.trials(sensors, apart=predictor.system.multi_sensor)
 
 
 def shift_csv(rows: list[ShiftRow]) -> str:

@@ -20,6 +20,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from terramoe.errors import ConfigError, RoutingError
+from terramoe.mixtures.fixed_gates import draw_experts
 from terramoe.mixtures.gate_record import dense_routing, hard_routing
 from terramoe.mixtures.scaling import Scaling
 from terramoe.mixtures.som import SelfOrganizingMap
@@ -44,6 +45,7 @@ class SomCommitteeClassifier(ClassifierMixin, BaseEstimator):
         alpha: weight of half the squared coefficients in a member's loss.
         learning_rate: first step size of Adam.
         max_iter: most epochs of a member; a ConvergenceWarning says when they were not enough.
+        random_choice: the control: a hash of the sample draws its region, or in mode "committee" its only member.
         random_state: seed or numpy RandomState of maps, bootstraps and members.
 
     Attributes:
@@ -68,6 +70,7 @@ class SomCommitteeClassifier(ClassifierMixin, BaseEstimator):
         alpha: float = 1e-3,
         learning_rate: float = 5e-3,
         max_iter: int = 300,
+        random_choice: bool = False,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.mode = mode
@@ -80,6 +83,7 @@ class SomCommitteeClassifier(ClassifierMixin, BaseEstimator):
         self.alpha = alpha
         self.learning_rate = learning_rate
         self.max_iter = max_iter
+        self.random_choice = random_choice
         self.random_state = random_state
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> SomCommitteeClassifier:
@@ -100,15 +104,18 @@ class SomCommitteeClassifier(ClassifierMixin, BaseEstimator):
         self.restorers_ = [self._new_map(random).fit(X[:, columns]) for columns in self.groups_]
         restored = self.restore(X)
         self.scaling_ = Scaling.of(restored, np.ones(len(X)))
-        if self.mode == "partitioned":
+        if self.random_choice:
+            self.draw_seed_ = random.randint(2**31 - 1)
+        elif self.mode == "partitioned":
             self.gate_map_ = self.restorers_[0] if len(self.groups_) == 1 else self._new_map(random).fit(restored)
             self.unit_region_ = partition_units(self.gate_map_, self.n_regions, random)
         features, region = self.scaling_.apply(restored), self._region(restored)
+        self.committees_ = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # said once below
-            self.committees_ = [
-                self._fit_committee(features[region == r], index[region == r], random) for r in range(region.max() + 1)
-            ]
+            for r in range(1 if self.mode == "committee" else self._gate_logits(restored[:1]).shape[1]):
+                rows = region == r if np.any(region == r) else region >= 0  # a draw may have left a region out
+                self.committees_.append(self._fit_committee(features[rows], index[rows], random))
         epochs = [getattr(member, "n_iter_", 1) for committee in self.committees_ for member in committee]
         self.n_iter_ = max(epochs)
         if self.n_iter_ == self.max_iter > 1:
@@ -139,7 +146,10 @@ class SomCommitteeClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """(n, K) mean posterior of the committee, columns in the order of ``classes_``."""
-        return self.member_proba(X).mean(axis=1)
+        proba = self.member_proba(X)
+        if self.random_choice and self.mode == "committee":
+            return proba[np.arange(len(proba)), self._gate_logits(self.restore(X)).argmax(axis=1)]
+        return proba.mean(axis=1)
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """(n,) the most probable class, the first one on ties."""
@@ -153,7 +163,8 @@ class SomCommitteeClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self, "committees_")
         logits = self._gate_logits(self.restore(X))
-        return hard_routing(logits) if self.mode == "partitioned" else dense_routing(logits)
+        alone = self.mode == "partitioned" or self.random_choice
+        return hard_routing(logits) if alone else dense_routing(logits)
 
     def _region(self, restored: np.ndarray) -> np.ndarray:
         """(n,) committee that each sample is routed to."""
@@ -161,6 +172,9 @@ class SomCommitteeClassifier(ClassifierMixin, BaseEstimator):
         return self._gate_logits(restored).argmax(axis=1) if partitioned else np.zeros(len(restored), dtype=np.int64)
 
     def _gate_logits(self, restored: np.ndarray) -> np.ndarray:
+        if self.random_choice:
+            experts = self.n_regions if self.mode == "partitioned" else len(self.hidden)
+            return np.eye(experts)[draw_experts(self.scaling_.apply(restored), experts, self.draw_seed_)]
         if self.mode == "committee":
             return np.full((len(restored), len(self.hidden)), -np.log(len(self.hidden)))
         return region_logits(self.gate_map_, self.unit_region_, restored)
@@ -182,7 +196,9 @@ class SomCommitteeClassifier(ClassifierMixin, BaseEstimator):
             max_iter=self.max_iter,
             random_state=seed,
         )
-        return member.fit(features[rows], index[rows])
+        member.fit(features[rows], index[rows])
+        del member._optimizer  # only training needs it, and a stored model would have to hold it
+        return member
 
     def _new_map(self, random: np.random.RandomState) -> SelfOrganizingMap:
         seed = random.randint(2**31 - 1)

@@ -16,7 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from terramoe.errors import ConfigError, RoutingError
 from terramoe.mixtures.baum_welch import check_hmm_settings
-from terramoe.mixtures.gate_record import dense_routing
+from terramoe.mixtures.fixed_gates import FixedGate
+from terramoe.mixtures.gate_record import dense_routing, hard_routing
 from terramoe.mixtures.hmm_clusters import cluster_sequences, start_softmax
 from terramoe.mixtures.hmm_softmax import HmmSoftmax
 from terramoe.mixtures.scaling import Scaling
@@ -28,7 +29,7 @@ from terramoe.moe.routing import Routing
 class HmmMixture:
     """``p(c | X) = sum_i g_i(X) P_i(c | X)``: a gate of E HMMs, and E experts of one HMM per class."""
 
-    gate: HmmSoftmax
+    gate: HmmSoftmax | FixedGate
     experts: tuple[HmmSoftmax, ...]
 
     def log_joint(self, sequences: Sequences) -> np.ndarray:
@@ -65,6 +66,7 @@ class HmmExpertsClassifier(ClassifierMixin, BaseEstimator):
         max_iter: most iterations of EM; a ConvergenceWarning says when they were not enough.
         n_init: starts, of which the one of greatest likelihood is kept.
         start_iter: Baum-Welch iterations of each HMM before EM.
+        gate: "hmm"; as controls "uniform" (all experts alike) and "random" (one, drawn by a hash of the sequence).
         random_state: seed or numpy RandomState of the starts.
 
     Attributes:
@@ -87,6 +89,7 @@ class HmmExpertsClassifier(ClassifierMixin, BaseEstimator):
         max_iter: int = 50,
         n_init: int = 1,
         start_iter: int = 8,
+        gate: str = "hmm",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.n_experts = n_experts
@@ -98,6 +101,7 @@ class HmmExpertsClassifier(ClassifierMixin, BaseEstimator):
         self.max_iter = max_iter
         self.n_init = n_init
         self.start_iter = start_iter
+        self.gate = gate
         self.random_state = random_state
 
     def fit(self, sequences: SequenceOf[np.ndarray], y: np.ndarray) -> HmmExpertsClassifier:
@@ -153,12 +157,18 @@ class HmmExpertsClassifier(ClassifierMixin, BaseEstimator):
     def routing(self, sequences: SequenceOf[np.ndarray]) -> Routing:
         """The gate's decision as the record of the routing core: every expert, weighted by its gate probability."""
         data = self._read(sequences)
-        return dense_routing(self.mixture_.gate.log_proba(data))
+        log_proba = self.mixture_.gate.log_proba(data)
+        return hard_routing(log_proba) if self.gate == "random" else dense_routing(log_proba)
 
     def _start(self, data: Sequences, target: np.ndarray, random: np.random.RandomState) -> HmmMixture:
         how = {"covariance": self.covariance, "topology": self.topology, "floor": self.variance_floor}
-        share = cluster_sequences(data, self.n_experts, self.n_states, random, self.start_iter, **how)
-        gate = start_softmax(data, share, self.n_states, random, self.start_iter, **how)
+        gate = FixedGate(self.n_experts, random.randint(2**31 - 1) if self.gate == "random" else None)
+        if self.gate == "random":
+            share = np.exp(gate.log_proba(data))
+        else:
+            share = cluster_sequences(data, self.n_experts, self.n_states, random, self.start_iter, **how)
+        if self.gate == "hmm":
+            gate = start_softmax(data, share, self.n_states, random, self.start_iter, **how)
         experts = [
             start_softmax(data, target * column[:, None], self.n_states, random, self.start_iter, **how)
             for column in share.T
@@ -199,6 +209,8 @@ class HmmExpertsClassifier(ClassifierMixin, BaseEstimator):
             topology=self.topology,
             floor=self.variance_floor,
         )
+        if self.gate not in ("hmm", "uniform", "random"):
+            raise ConfigError(f"gate is {self.gate!r}", where=name, fix="use hmm, uniform or random")
         for setting, least in {"n_experts": 1, "max_iter": 1, "n_init": 1, "start_iter": 1, "tol": 0}.items():
             if not getattr(self, setting) >= least:
                 raise ConfigError(f"{setting} is {getattr(self, setting)!r}", where=name, fix=f"use {least} or more")

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from terramoe.evaluation.family import Family
-from terramoe.experiments.claims import Claim
+from terramoe.experiments.claims import Claim, RowsClaim
 from terramoe.experiments.reproduce import Result
 from terramoe.experiments.study_summary import StudySummary
 from terramoe.reporting.console import narrow_table
@@ -61,11 +61,12 @@ def _effects(family: Family, title: str, shown: Mapping[str, tuple[str, str]]) -
     return table
 
 
-def print_claim(claim: Claim, results: Sequence[Result], console: Console) -> None:
+def print_claim(claim: Claim | RowsClaim, results: Sequence[Result], console: Console) -> None:
     """The verdicts on a system's claim."""
     console.print(f"[bold]{claim.system}[/bold]: {claim.about}", highlight=False)
     for r in results:
-        digits, unit = (1, "points") if r.unit == "points" else (3, r.unit.replace("_", " "))
+        digits = 1 if r.unit == "points" or r.unit.startswith("%") else 3
+        unit = r.unit.replace("_", " ")
         value = f"{r.found.value:+.{digits}f} [{r.found.low:+.{digits}f}, {r.found.high:+.{digits}f}] {unit}"
         reported = f"; the paper: {r.reported}" if r.reported else ""
         console.print(f"  [bold]{r.outcome}[/bold]: {r.statement}: {value}, {r.seeds} seeds{reported}", highlight=False)

@@ -1,0 +1,132 @@
+"""The report of a run on a table: one HTML file that needs neither network nor scripts, and a summary for terminals."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.console import Console
+from rich.table import Table
+
+from terramoe._version import __version__
+from terramoe.data.row_table import RowTable
+from terramoe.evaluation import Comparison, Interval
+from terramoe.evaluation.row_scores import ValueComparison
+from terramoe.experiments.row_split import kind_of
+from terramoe.experiments.row_study import RowStudy
+from terramoe.inference.row_predictor import RowPrediction
+from terramoe.reporting import row_figures
+from terramoe.reporting.wording import percent_interval
+from terramoe.storage import write_bytes, write_text
+from terramoe.systems import ROUTED
+
+
+def sentence(study: RowStudy, control: str) -> str:
+    """A comparison for people."""
+    found = study.comparisons[control]
+    if isinstance(found, Comparison):
+        return found.sentence
+    d = found.difference
+    ends = {
+        "better": f"{study.plan.system} errs less than {control} by more than {found.rope:g} %.",
+        "worse": f"{study.plan.system} errs more than {control} by more than {found.rope:g} %.",
+        "tie": f"{study.plan.system} and {control} are equal for practical purposes (within {found.rope:g} %).",
+        "cannot tell": f"too uncertain to call {study.plan.system} better, equal or worse than {control}.",
+    }
+    one = (
+        " One seed: this holds for these two trained models, not for new trainings." if len(found.per_seed) == 1 else ""
+    )
+    numbers = f"{d.value:+.1f} % of the root mean squared error [{d.low:+.1f}, {d.high:+.1f}]"
+    return f"{found.verdict.capitalize()}: {numbers}; {ends[found.verdict]}{one}"
+
+
+def print_rows(study: RowStudy, console: Console) -> None:
+    """Scores and comparisons."""
+    table = Table(
+        title=f"{len(study.table)} rows, split by {kind_of(study.plan.split, study.table)}", title_justify="left"
+    )
+    for column in ("model", "target", "RMSE [95 %]", "MAE", "bias", "R²", "in 90 % interval", "fit, s"):
+        table.add_column(column, justify="left" if column in ("model", "target") else "right")
+    for name, found in study.scores.items():
+        label, seconds = study.plan.system if name == ROUTED else name, f"{found.seconds:.1f}"
+        if found.accuracy is not None:
+            text = f"{percent_interval(found.accuracy)} % right"
+            table.add_row(label, study.table.target_names[0], text, "–", "–", "–", "–", seconds)
+        for target, s in found.values.items():
+            error = f"{s.rmse.value:.4g} [{s.rmse.low:.4g}, {s.rmse.high:.4g}]"
+            table.add_row(
+                label, target, error, f"{s.mae:.4g}", f"{s.bias:+.3g}", f"{s.r2:.3f}", f"{s.coverage:.2f}", seconds
+            )
+    console.print(table)
+    for control in study.comparisons:
+        console.print(sentence(study, control), highlight=False)
+
+
+def write_row_report(study: RowStudy, everywhere: RowPrediction, folder: Path) -> None:
+    """Write ``report.html``, and ``experts-LAYER.png`` where the rows have places.
+
+    Args:
+        everywhere: the model's prediction of all rows of the study's table.
+    """
+    environment = Environment(
+        loader=PackageLoader("terramoe", "reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["interval"] = percent_interval
+    figures = _maps(study, everywhere, folder) | _errors(study)
+    text = environment.get_template("rows.html.jinja").render(
+        study=study,
+        kind=kind_of(study.plan.split, study.table),
+        sentences=[sentence(study, control) for control in study.comparisons],
+        loads=_loads(study, everywhere),
+        differences={
+            n: c.difference if isinstance(c, ValueComparison) else c.overall for n, c in study.comparisons.items()
+        },
+        figures={name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()},
+        config=yaml.safe_dump(study.plan.plain(), sort_keys=False),
+        version=__version__,
+    )
+    write_text(folder / "report.html", text)
+
+
+def _difference(found: ValueComparison | Comparison) -> Interval:
+    return found.difference if isinstance(found, ValueComparison) else found.overall
+
+
+def _axes(table: RowTable) -> str:
+    return "longitude, latitude" if table.degrees else "x, y"
+
+
+def _maps(study: RowStudy, everywhere: RowPrediction, folder: Path) -> dict[str, bytes]:
+    found = {}
+    if study.table.places is None:
+        return found
+    for layer, values in everywhere.experts.items():
+        names = study.predictor.system.expert_names(layer)
+        png = row_figures.expert_map(study.table.places, values[:, 0], values[:, 1], names, _axes(study.table))
+        write_bytes(folder / f"experts-{layer}.png", png)
+        found[f"Map of experts, {layer}"] = png
+    return found
+
+
+def _errors(study: RowStudy) -> dict[str, bytes]:
+    test, found = study.table.at(study.fold.test), {}
+    start = 1 if study.table.class_names else 0
+    for number in range(start, min(len(study.table.target_names), start + 4)):
+        name = study.table.target_names[number]
+        columns = (test.targets[:, number], study.prediction.values[:, number], study.prediction.std[:, number])
+        found[f"Test rows of the first seed: {name}"] = row_figures.truth_against_prediction(*columns, name)
+    return found
+
+
+def _loads(study: RowStudy, everywhere: RowPrediction) -> dict[str, list[tuple[str, float]]]:
+    """Share of the rows in which an expert is the most used, by layer."""
+    found = {}
+    for layer, values in everywhere.experts.items():
+        names = study.predictor.system.expert_names(layer)
+        top = values[values[:, 0] >= 0, 0].astype(int)
+        shares = np.bincount(top, minlength=len(names)) / max(len(top), 1)
+        found[layer] = list(zip(names, shares.tolist(), strict=True))
+    return found
