@@ -1,4 +1,4 @@
-"""Benchmarks: the figures that the real files give, the traps in how they are stored, and files that are not ours."""
+"""Hyperspectral benchmarks: figures of the real files, the traps in how they are stored, files that are not ours."""
 
 import os
 from pathlib import Path
@@ -43,8 +43,8 @@ def at(scene, nanometres):
 
 
 @needs_data
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_benchmark_is_a_whole_scene_with_the_known_figures(name):
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_hyperspectral_benchmark_is_a_whole_scene_with_the_known_figures(name):
     scene = open_benchmark(name, DATA)
     assert isinstance(scene, Scene)
     assert scene.image.shape == SHAPES[name]

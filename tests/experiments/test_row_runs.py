@@ -163,6 +163,39 @@ def test_a_stored_model_is_scored_on_its_own_test_rows(tmp_path):
         predictor.predict(replace(table, feature_names=("a", "b", "d")))
 
 
+def test_classes_are_counted_and_one_that_never_trained_has_no_probability(tmp_path):
+    generator = np.random.default_rng(0)
+    kind = generator.integers(0, 3, 300)
+    features = generator.normal(size=(300, 4)) + 2.0 * np.eye(4)[kind]
+    group = generator.integers(0, 12, 300)
+    group[kind == 2] = 3  # all of one class lie in one group
+    table = RowTable(
+        "made",
+        features,
+        tuple("abcd"),
+        kind[:, None].astype(float),
+        ("kind",),
+        ("x", "y", "z"),
+        groups=group.astype(str),
+    )
+    sizes = {"hidden": [8, 8], "shape": [3, 3], "som_epochs": 2, "max_iter": 60}
+    plan = RowPlan("kussul", sizes, RowSplitSettings(kind="group", folds=3), seeds=3)
+    study = run_rows(plan, table, tmp_path)
+    runs = [json.loads((tmp_path / "runs" / f"routed.{seed}.json").read_text()) for seed in range(3)]
+    counts = np.sum([np.sum(r["counts"], axis=0) for r in runs], axis=0)
+    np.testing.assert_array_equal(counts.sum(axis=1), np.bincount(kind))
+    assert study.scores["routed"].accuracy.value == pytest.approx(counts.trace() / 300)
+    right = study.prediction.values[:, 0] == kind[study.fold.test]
+    assert study.scores["routed"].per_seed[0] == pytest.approx(right.mean())
+    assert 0.5 < study.scores["routed"].accuracy.value < 0.95
+    assert counts[2, 2] == 0  # the class is tested where it never trained
+    without = next(n for n, fold in enumerate(row_folds(plan.split, table)) if 2 not in kind[fold.train])
+    model = run_rows(replace(plan, seeds=1, seed=without), table, tmp_path / "one").predictor
+    proba = model.predict(table).probability
+    np.testing.assert_array_equal(proba[:, 2], 0)
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+
+
 def test_plans_that_cannot_be(tmp_path):
     for change, what in (
         ({"seeds": 0}, "seeds"),

@@ -8,6 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from terramoe.errors import ConfigError
+from terramoe.experiments.claims import jiang as claim
 from terramoe.systems.jiang import GROUPS, GroupExpert, JiangPrecipitation, twin_widths, weight_cosine
 
 
@@ -216,3 +217,50 @@ def test_a_row_is_scaled_by_training_rows_alone():
 def test_settings_that_cannot_be(settings, message):
     with pytest.raises(ConfigError, match=message):
         JiangPrecipitation.tiny().set_params(**settings).fit(*table(40))
+
+
+# ---------------------------------------------------------------- the claim's data and measures
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """The claim on ten hours of rain."""
+    monkeypatch.setattr(claim, "HOURS", 10)
+    claim.cells.cache_clear()
+    yield
+    claim.cells.cache_clear()
+
+
+def test_the_rain_table_stands_in_the_system_s_order(short):
+    table = claim.rain_table(1)
+    assert list(table.columns[:4]) == ["time", "x", "y", "u_-1_0"]
+    assert table.columns[-1] == "precipitation_next"
+    assert table.shape == (8 * 24, 3 + 14 * 2 * 25 + 1)
+    assert len(set(table.columns)) == table.shape[1]
+    assert sum(claim.SETTINGS["groups"]) == 14 * 2 * 25
+    rows = claim.cells(1).rows
+    np.testing.assert_array_equal(table["precipitation_0_12"], rows.now)  # the middle of 5 x 5 neighbours
+
+
+def test_a_gap_of_a_day_lies_between_training_and_test():
+    assert claim.TEST_FROM - claim.TRAIN_UNTIL >= 24
+    assert claim.TEST_FROM < claim.HOURS - 24
+
+
+def test_scores_of_wet_hours_by_hand():
+    truth, found = np.array([2.0, 2.0, 0.0, 0.5, 1.0]), np.array([1.5, 0.2, 3.0, 0.0, 1.0])
+    assert claim.scores(truth, found)["csi"] == 2 / 4
+    assert claim.scores(np.zeros(3), np.zeros(3))["csi"] == 0
+
+
+def test_with_masks_and_equal_weights_all_change_falls_on_the_own_experts():
+    X, y = table()
+    system = JiangPrecipitation.tiny().set_params(groups=(2,) * 6, gate="uniform").fit(X, y)
+    found = claim.interpreted(system, X, y, 0)
+    assert_allclose(found["own_share"], 1 - 1 / 6, rtol=1e-6)
+    outputs, weights = claim.contributions(system, X)
+    assert_allclose(weights, 1 / 6, rtol=1e-6)
+    correlation = np.corrcoef(outputs)
+    assert_allclose(found["correlation"], (correlation.sum() - 6) / 30, rtol=1e-9)
+    blind = JiangPrecipitation.tiny().set_params(groups=(2,) * 6, knowledge=False, steps=30).fit(X, y)
+    assert claim.interpreted(blind, X, y, 0)["own_share"] < 0.3

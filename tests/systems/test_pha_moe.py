@@ -34,7 +34,7 @@ class Watched(PhAMoE):
         self.seen.append({name: value.clone() for name, value in network.state_dict().items()})
 
     def schedule(self, step):
-        return 1.0 if step < 30 else 300.0
+        return 1.0 if step < 30 else 30.0
 
 
 def test_kept_weights_are_those_of_the_best_step_and_not_the_last(table):
@@ -71,7 +71,7 @@ def test_spread_is_that_of_a_mixture_of_log_normals(fitted, table):
 
 def test_density_is_in_the_unit_of_the_targets(table):
     X, y = table
-    system = PhAMoE.tiny().set_params(learning_rate=1e-2, steps=100).fit(X, y[:, 0])
+    system = PhAMoE.tiny().fit(X, y[:, 0])
     grid = np.exp(np.linspace(np.log(1e-4), np.log(1e4), 4001))
     density = np.exp(system.log_density(np.repeat(X[:1], len(grid), axis=0), grid))
     assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-3)

@@ -6,6 +6,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from terramoe.errors import ConfigError
+from terramoe.experiments.claims import stf_moe as claim
 from terramoe.systems.stf_moe import EXPERTS, Ends, STFMoE
 
 
@@ -175,3 +176,43 @@ def test_twins_are_perceptrons_that_are_all_used():
 def test_settings_that_cannot_be(settings, message):
     with pytest.raises(ConfigError, match=message):
         STFMoE.tiny().set_params(**settings).fit(*STFMoE.tiny_table(30, 0))
+
+
+# ---------------------------------------------------------------- the claim's data and measures
+
+
+def test_the_county_table_has_a_row_a_season_and_nothing_missing():
+    table = claim.county_table(3)
+    assert list(table.columns[:5]) == ["county", "latitude", "longitude", "year", "ndvi_oct"]
+    assert list(table.columns[-2:]) == ["height", "yield"]
+    assert table.shape == (300 * 18, 4 + 9 * 5 + 2)
+    assert not table.isna().to_numpy().any()
+    assert sorted(table["year"].unique()) == list(range(2001, 2019))
+    assert table.groupby("county")["latitude"].nunique().max() == 1
+    X = table.drop(columns=["county", "latitude", "longitude", "year", "yield"]).to_numpy()
+    STFMoE.tiny().set_params(features=5, static=1, steps=1).fit(X[:50], table["yield"].to_numpy()[:50])
+    seasons = claim.counties(3)
+    assert len(np.unique(seasons.regime)) == 4
+    np.testing.assert_array_equal(seasons.rows(2)[:, :10], X[:, :10])
+
+
+def test_months_sum_rain_and_pass_over_clouds():
+    seen = np.arange(2 * 3 * 2 * 5, dtype=float).reshape(2, 3, 2, 5)
+    seen[0, 1, :, 0] = np.nan  # a month of clouds
+    seen[1, 0, :, 0] = np.nan  # the first one
+    seen[1, 2, 1, 0] = np.nan
+    months = claim.by_month(seen)
+    assert_allclose(months[..., 2], seen[..., 2].sum(2))
+    assert_allclose(months[..., 1], seen[..., 1].mean(2))
+    assert months[0, 1, 0] == months[0, 0, 0]
+    assert months[1, 0, 0] == 0
+    assert months[1, 2, 0] == seen[1, 2, 0, 0]
+
+
+def test_information_on_the_regime_is_none_by_chance_and_all_by_knowledge():
+    seasons = claim.counties(3)
+    test = seasons.year >= 16
+    random = np.random.default_rng(0).integers(0, 5, test.sum())
+    assert abs(claim.above_chance(random, seasons, test, 0)) < 0.02
+    assert claim.above_chance(seasons.regime[test], seasons, test, 0) > 0.95
+    assert claim.above_chance(np.zeros(test.sum(), dtype=int), seasons, test, 0) == 0

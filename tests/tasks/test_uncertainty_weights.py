@@ -66,7 +66,8 @@ def test_never_negative_and_finite(log_scale):
 def test_least_rises_with_every_loss_and_is_zero_at_zero():
     losses = torch.tensor([0.0, 1e-3, 0.2, 5.0], dtype=torch.float64)
     values = torch.stack([least_weighted_loss(loss[None]) for loss in losses])
-    assert values[0] == 0 and (values.diff() > 0).all()
+    assert values[0] == 0
+    assert (values.diff() > 0).all()
     assert torch.isfinite(least_weighted_loss(torch.zeros(3)))
 
 

@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
         return 0
     console = Console()
     tests = {f"sensor {name}": sensor.values for name, sensor in found.sensors.items() if sensor.values is not None}
-    print_drift(found.tests | tests, found.bands.tolist(), console)
+    print_drift(found.tests | tests, found.bands.tolist(), console, chosen.level)
     for name, sensor in found.sensors.items():
         said = "drifted" if sensor.drifted else "no drift seen" if sensor.values is not None else "cannot be compared"
         shares = (

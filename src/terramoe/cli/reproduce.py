@@ -12,7 +12,7 @@ def run(argv: list[str]) -> int:
         "Run a system's smallest honest test: its data, controls and seeds, the paper's own figure beside ours, and a "
         "verdict with its interval. Stopped at any moment, the same command goes on with the next run.",
     )
-    options.add_argument("claims", nargs="*", help="a system's name; with -real, the same on a benchmark scene")
+    options.add_argument("claims", nargs="*", help="a system's name, or that with -real or the like, on benchmark data")
     options.add_argument("--all", action="store_true", help="every claim whose data are there")
     options.add_argument("-o", "--output", default="reproduction", help="folder (default: reproduction)")
     options.add_argument("--json", action="store_true", help="print JSON")

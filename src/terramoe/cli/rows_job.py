@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -11,12 +13,15 @@ from terramoe.data.rasters import MEMORY_GIB
 from terramoe.data.read_rows import read_rows
 from terramoe.data.row_table import Columns, RowTable
 
-DATA_HELP = "CSV, Parquet, NetCDF, or GeoTIFF (a row a pixel)"
+DATA_HELP = "CSV, Parquet, NetCDF, GeoTIFF (a row a pixel), or table:NAME[:SEED], a simulated one"
 
 
 def fit(argv: list[str]) -> int:
     """``terramoe fit`` on a table; returns the exit code."""
+    from dataclasses import replace
+
     from terramoe.experiments.row_plan import RowPlan
+    from terramoe.experiments.simulated_tables import PREFIX, simulated_facts
 
     options = parser(
         "fit",
@@ -32,6 +37,10 @@ def fit(argv: list[str]) -> int:
     chosen = options.parse_args(words)
     names = RowPlan.__dataclass_fields__
     plan = RowPlan(**{name: value for name, value in vars(options.instantiate(chosen)).items() if name in names})
+    if chosen.data.startswith(PREFIX):
+        facts, _ = simulated_facts(chosen.data)
+        settings = facts.settings if facts.system == plan.system else {}
+        plan = replace(plan, model={**settings, **plan.model})
     table = read_table(chosen, classes=plan.build(plan.seed).task != "values")
     run_rows_job(plan, table, chosen.output, overwrite=chosen.overwrite)
     return 0
@@ -50,7 +59,10 @@ def run_rows_job(plan, table: RowTable, output: str, *, overwrite: bool) -> None
 
     console = Console()
     plan.check()
+    finished = RunFolder(Path(output)).card.exists()
     folder = RunFolder.create(output, overwrite=overwrite)
+    if finished:  # a run that was stopped goes on instead
+        shutil.rmtree(folder.path / "runs", ignore_errors=True)
     shown = f"{len(table)} rows, {len(table.feature_names)} features, targets {', '.join(table.target_names) or 'none'}"
     console.print(f"{table.name}: {shown}", highlight=False)
     with LiveProgress(console) as progress:
@@ -140,6 +152,10 @@ def read_table(
     targets: tuple[str, ...] | None = None,
 ) -> RowTable:
     """The table that the options of ``_add_table`` name; ``features`` and ``targets`` of a model come first."""
+    from terramoe.experiments.simulated_tables import PREFIX, simulated_table
+
+    if chosen.data.startswith(PREFIX):
+        return simulated_table(chosen.data)
     named = vars(chosen)
     columns = Columns(
         targets=targets or _names(named.get("target")) or (),

@@ -51,9 +51,8 @@ def run(argv: list[str]) -> int:
     console.print(
         f"[bold]{c.name}[/bold]: {c.title}\n{c.authors}, {c.year}; arXiv {c.arxiv or '–'}, doi {c.doi or '–'}"
     )
-    console.print(
-        f"Works on {kind_of_system(chosen.name)}. Task: {c.task}; sensors: {', '.join(c.sensors)}; sources read: {', '.join(c.provenance)}"
-    )
+    console.print(f"Works on {kind_of_system(chosen.name)}. Sources read: {', '.join(c.provenance)}")
+    console.print(f"Task: {c.task}; sensors: {', '.join(c.sensors)}")
     console.print(f"Reported: {c.reported}", highlight=False)
     for title, lines in (("Filled in by us", c.completions), ("Differences of paper, code and ours", c.differences)):
         console.print(f"{title}:", *(f"\n  - {line}" for line in lines), highlight=False)

@@ -27,6 +27,7 @@ def run(argv: list[str]) -> int:
 
     from rich.console import Console
 
+    from terramoe.experiments.arrange import arrange
     from terramoe.experiments.card import plain
     from terramoe.experiments.evaluate import fair_pixels
     from terramoe.experiments.trust import examine_trust
@@ -36,7 +37,7 @@ def run(argv: list[str]) -> int:
     from terramoe.storage import write_json
 
     predictor = load_predictor(chosen.model)
-    scene, split, which = fair_pixels(chosen.model, predictor, read_scene(chosen))
+    scene, split, which = fair_pixels(chosen.model, predictor, arrange(read_scene(chosen), predictor))
     trust = examine_trust(predictor, scene, split, error=chosen.error, seed=chosen.seed)
     folder = Path(chosen.output)
     reliability_diagram(folder / "reliability.png", trust.after)

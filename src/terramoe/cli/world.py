@@ -26,9 +26,14 @@ def run(argv: list[str]) -> int:
     from rich.table import Table
 
     from terramoe.data.worlds import RECIPES, make_world
+    from terramoe.experiments.simulated_tables import PREFIX, SIMULATED_TABLES, write_simulated
     from terramoe.storage.world_files import write_world
 
     console = Console()
+    if chosen.name is not None and chosen.name.startswith(PREFIX):
+        path = write_simulated(f"{chosen.name}:{chosen.seed}", chosen.output, overwrite=chosen.overwrite)
+        console.print(f"Table: {path}", highlight=False, soft_wrap=True)
+        return 0
     if chosen.name is None:
         listed = {
             name: {
@@ -51,6 +56,11 @@ def run(argv: list[str]) -> int:
             table.add_row(name, *row, end_section=True)
         console.print(table)
         console.print("Next: terramoe world delta -o delta, or terramoe fit world:regimes")
+        tables = Table("table", "what it is", "system")
+        for name, made in SIMULATED_TABLES.items():
+            tables.add_row(f"{PREFIX}{name}", made.about, made.system)
+        console.print(tables)
+        console.print("Next: terramoe fit table:ozone --system loyola, or terramoe world table:ozone -o ozone")
         return 0
     world = make_world(chosen.name, size=chosen.size, seed=chosen.seed)
     manifest = write_world(world, chosen.output, overwrite=chosen.overwrite)

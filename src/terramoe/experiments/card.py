@@ -17,7 +17,7 @@ from torch import nn
 
 from terramoe.data import Scene, Split, fit_normaliser
 from terramoe.experiments.environment import arithmetic, git_commit, machine, source_digest, versions
-from terramoe.experiments.plan import Plan, scene_digest
+from terramoe.experiments.plan import Plan, labels_digest, scene_digest
 from terramoe.moe import MoELayer
 from terramoe.moe.soft import SoftMoELayer
 from terramoe.systems import System, plain_config
@@ -71,6 +71,7 @@ def assemble(plan: Plan, scene: Scene, folds: Mapping[int, Split], systems: Mapp
             "scene": scene.name,
             "scene_size": [scene.bands, scene.height, scene.width],
             "scene_digest": scene_digest(scene),
+            "labels_digest": labels_digest(scene),
             "data": _data(scene),
             "grid": _grid(scene),
             "split_digests": {str(seed): split.digest() for seed, split in folds.items()},

@@ -12,9 +12,10 @@ import numpy as np
 from terramoe.data import Scene, Split
 from terramoe.data.splits import block_ids
 from terramoe.errors import DataError, ModelFileError
+from terramoe.experiments.arrange import arrange
 from terramoe.experiments.assess import Scores, assess, pool
 from terramoe.experiments.card import plain
-from terramoe.experiments.plan import SplitSettings, scene_digest
+from terramoe.experiments.plan import SplitSettings, labels_digest, scene_digest
 from terramoe.inference import Predictor, load_predictor
 from terramoe.storage import RunFolder
 from terramoe.training import History
@@ -65,7 +66,7 @@ def evaluate_model(model: str | Path, scene: Scene) -> Evaluation:
         DataError: other bands than in training, or a label value that the model does not know.
     """
     predictor = load_predictor(model)
-    scene, split, which = fair_pixels(model, predictor, scene)
+    scene, split, which = fair_pixels(model, predictor, arrange(scene, predictor))
     assessment = assess(predictor, scene, split, History((), 0.0), 0)
     return Evaluation(which, len(assessment.truth), predictor.class_names, pool([assessment]))
 
@@ -114,7 +115,9 @@ def _split_of_run(model: Path, scene: Scene) -> Split | None:
     try:
         card = json.loads(card_path.read_text())
         facts, plan = card["facts"], card["plan"]
-        if facts["scene_digest"] != scene_digest(scene):
+        # The labels tell the ground, also where a sensor is missing now; runs of old versions did not note them.
+        known = facts.get("labels_digest", facts["scene_digest"])
+        if known not in (labels_digest(scene), scene_digest(scene)):
             return None
         seed = plan["train"]["seed"]
         splits = list(SplitSettings(**plan["split"]).for_scene(scene).masks(scene.labels))

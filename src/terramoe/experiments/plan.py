@@ -148,6 +148,11 @@ class Plan:
         return {**asdict(self), "model": dict(self.model), "reduced": list(self.reduced)}
 
 
+def labels_digest(scene: Scene) -> str:
+    """Sixteen hexadecimal digits of where what is labelled: the same for one ground seen by other sensors."""
+    return hashlib.sha256(np.ascontiguousarray(scene.labels)).hexdigest()[:16]
+
+
 def scene_digest(scene: Scene) -> str:
     """Sixteen hexadecimal digits that change with any pixel or label of the scene."""
     digest = hashlib.sha256()

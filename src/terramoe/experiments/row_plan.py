@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from terramoe._version import __version__
 from terramoe.errors import ConfigError
 from terramoe.evaluation.row_scores import ROPE
 from terramoe.experiments.row_split import RowSplitSettings
@@ -65,4 +66,5 @@ class RowPlan:
     def digest(self, table: str) -> str:
         """SHA-256 of what decides one training, given the table's digest."""
         facts = {"system": self.system, "model": dict(self.model), "split": asdict(self.split), "table": table}
+        facts["version"] = __version__
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=list).encode()).hexdigest()

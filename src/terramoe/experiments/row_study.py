@@ -190,7 +190,7 @@ def score_rows(
     moments = block_moments(test.targets[:, first:], found.values[:, first:], found.std[:, first:], unit)
     counts = None
     if test.class_names:
-        truth, said = test.targets[:, 0].astype(int), found.values[:, 0].astype(int)
+        truth, said = (values[:, 0].astype(int) + 1 for values in (test.targets, found.values))  # counted from 1
         parts = [unit == u for u in np.unique(unit)]
         counts = np.stack([confusion(truth[part], said[part], len(test.class_names)) for part in parts])
     return RowRun(variant, seed, np.unique(unit), moments, counts, seconds, train, len(test))

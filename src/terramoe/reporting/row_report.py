@@ -9,7 +9,6 @@ import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
-from rich.table import Table
 
 from terramoe._version import __version__
 from terramoe.data.row_table import RowTable
@@ -19,9 +18,12 @@ from terramoe.experiments.row_split import kind_of
 from terramoe.experiments.row_study import RowStudy
 from terramoe.inference.row_predictor import RowPrediction
 from terramoe.reporting import row_figures
+from terramoe.reporting.console import narrow_table
 from terramoe.reporting.wording import percent_interval
 from terramoe.storage import write_bytes, write_text
 from terramoe.systems import ROUTED
+
+MOST_SHOWN = 6  # targets in the terminal; the report has all
 
 
 def sentence(study: RowStudy, control: str) -> str:
@@ -45,22 +47,29 @@ def sentence(study: RowStudy, control: str) -> str:
 
 def print_rows(study: RowStudy, console: Console) -> None:
     """Scores and comparisons."""
-    table = Table(
-        title=f"{len(study.table)} rows, split by {kind_of(study.plan.split, study.table)}", title_justify="left"
-    )
-    for column in ("model", "target", "RMSE [95 %]", "MAE", "bias", "R²", "in 90 % interval", "fit, s"):
-        table.add_column(column, justify="left" if column in ("model", "target") else "right")
-    for name, found in study.scores.items():
-        label, seconds = study.plan.system if name == ROUTED else name, f"{found.seconds:.1f}"
-        if found.accuracy is not None:
-            text = f"{percent_interval(found.accuracy)} % right"
-            table.add_row(label, study.table.target_names[0], text, "–", "–", "–", "–", seconds)
-        for target, s in found.values.items():
-            error = f"{s.rmse.value:.4g} [{s.rmse.low:.4g}, {s.rmse.high:.4g}]"
-            table.add_row(
-                label, target, error, f"{s.mae:.4g}", f"{s.bias:+.3g}", f"{s.r2:.3f}", f"{s.coverage:.2f}", seconds
-            )
-    console.print(table)
+    kind = kind_of(study.plan.split, study.table)
+    title = f"{len(study.table)} rows, split by {kind}"
+    labels = {name: study.plan.system if name == ROUTED else name for name in study.scores}
+    if study.table.class_names:
+        table = narrow_table(title)
+        for column in ("model", f"{study.table.target_names[0]}, % right [95 %]", "fit, s"):
+            table.add_column(column, justify="left" if column == "model" else "right")
+        for name, found in study.scores.items():
+            table.add_row(labels[name], percent_interval(found.accuracy), f"{found.seconds:.1f}")
+        console.print(table)
+        title = ""
+    if any(found.values for found in study.scores.values()):
+        table = narrow_table(title)
+        for column in ("model", "target", "RMSE [95 %]", "bias", "R²", "in 90 %"):
+            table.add_column(column, justify="left" if column in ("model", "target") else "right")
+        for name, found in study.scores.items():
+            shown = list(found.values.items())
+            for target, s in shown[:MOST_SHOWN]:
+                error = f"{s.rmse.value:.3g} [{s.rmse.low:.3g}, {s.rmse.high:.3g}]"
+                table.add_row(labels[name], target, error, f"{s.bias:+.2g}", f"{s.r2:.3f}", f"{s.coverage:.2f}")
+            if len(shown) > MOST_SHOWN:
+                table.add_row(labels[name], f"... {len(shown) - MOST_SHOWN} more", "", "", "", "")
+        console.print(table)
     for control in study.comparisons:
         console.print(sentence(study, control), highlight=False)
 

@@ -37,14 +37,15 @@ def print_trust(trust: Trust, which: str, classes: Sequence[str], console: Conso
         console.print(f"{layer}: {probe.sentence}", highlight=False)
 
 
-def print_drift(found: Mapping[str, Drift], bands: Sequence[float], console: Console) -> None:
-    """A row a test, and how many bands changed."""
-    table = narrow_table("Drift against the reference; the threshold is exceeded without drift in 5 % of cases")
+def print_drift(found: Mapping[str, Drift], bands: Sequence[float], console: Console, level: float = 0.05) -> None:
+    """A row a test, and which bands changed."""
+    said = f"the threshold is exceeded without drift in {100 * level:g} % of cases"
+    table = narrow_table(f"Drift against the reference; {said}")
     for column in ("of", "statistic", "threshold", "p", "drifted"):
         table.add_column(column, justify="left" if column == "of" else "right")
     for name, drift in found.items():
         numbers = (f"{drift.statistic:.4f}", f"{drift.threshold:.4f}", f"{drift.p_value:.3f}")
         table.add_row(name, *numbers, "yes" if drift.drifted else "no")
     console.print(table)
-    changed = [str(i + 1) for i, p in enumerate(bands) if p < 0.05]
+    changed = [str(i + 1) for i, p in enumerate(bands) if p < level]
     console.print(f"Bands that changed: {', '.join(changed) or 'none'}", highlight=False)

@@ -66,9 +66,7 @@ class KussulCommittee(ClassifierMixin, TableSystem):
     exempt: ClassVar[Mapping[str, str]] = {
         "wide": "all members answer for each row, so 'dense' has as many parameters and as much compute",
         "uniform": "members weigh alike already; the committee is what mode 'partitioned' has for this control",
-        "router gradient": "nothing is routed by gradient: the maps learn without labels",
-        "auxiliary losses": "there are none",
-        "NaN": "a missing value is a gap that the maps fill",
+        "router": "nothing is routed by gradient: the maps learn without labels",
     }
     card = Card(
         name="Kussul",

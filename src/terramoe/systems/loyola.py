@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from terramoe.errors import ConfigError
 from terramoe.mixtures.fixed_gates import draw_experts
 from terramoe.moe import MoELayer, Routing, StackedFFN, TopK, ZeroScorer, weighing
-from terramoe.moe.experts.activations import Activation
 from terramoe.moe.routing import RouteInput
 from terramoe.moe.scorers import Scores
 from terramoe.moe.scorers.boxes import Axis, BoxScorer, check_axis
@@ -47,12 +46,6 @@ OZONE_BOXES = tuple(
     for names in product(("maritime", "rural"), ("low", "middle", "high latitude"), ("normal view", "polar view"))
 )
 GATES = ("soft", "hard", "uniform", "random")
-TANH = Activation(
-    gated=False,
-    plain=torch.tanh,
-    into=lambda pre, out: torch.tanh(pre, out=out),
-    gradient=lambda grad, pre, out: torch.ops.aten.tanh_backward.grad_input(grad, torch.tanh(pre), grad_input=out),
-)
 
 
 class LoyolaOzone(RegressorMixin, NetworkSystem):
@@ -98,9 +91,9 @@ class LoyolaOzone(RegressorMixin, NetworkSystem):
         reported="no figures could be read; operational for GOME on ERS-2, near-real-time included",
     )
     task = "values"
+    gates: ClassVar[tuple[str, ...]] = GATES
     exempt: ClassVar[dict[str, str]] = {
-        "router_gradient": "the gate is fixed beforehand and learns nothing",
-        "auxiliary_losses": "there is none",
+        "router": "the gate is fixed beforehand and learns nothing",
     }
 
     def __init__(
@@ -206,17 +199,9 @@ class LoyolaOzone(RegressorMixin, NetworkSystem):
             return self.network(self.n_features_in_, self.targets_).to(self.device)
 
     def _check_settings(self) -> None:
-        for holds, name, fix in (
-            (self.hidden >= 1, "hidden", "use 1 or more"),
-            (self.gate in GATES, "gate", f"use one of {', '.join(GATES)}"),
-            (self.steps >= 1, "steps", "use 1 or more"),
-            (self.batch >= 1, "batch", "use 1 or more"),
-            (self.learning_rate > 0, "learning_rate", "use a number above 0"),
-            (self.weight_decay >= 0, "weight_decay", "use 0 or more"),
-            (0 <= self.validation < 1, "validation", "use a share of 0 or more, below 1"),
-        ):
-            if not holds:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}", where="LoyolaOzone", fix=fix)
+        super()._check_settings()
+        if self.hidden < 1:
+            raise ConfigError(f"hidden is {self.hidden!r}", where="LoyolaOzone", fix="use 1 or more")
         for axis in self.axes:
             check_axis(axis)
 
@@ -227,8 +212,7 @@ class BoxNetworks(nn.Module):
     def __init__(self, axes: Sequence[Axis], columns: int, hidden: int, targets: int, gate: str) -> None:
         super().__init__()
         boxes = int(np.prod([len(axis[1]) for axis in axes]))
-        bank = StackedFFN(boxes, columns, hidden, targets)
-        bank.activation_name, bank.activation = "tanh", TANH
+        bank = StackedFFN(boxes, columns, hidden, targets, activation="tanh")
         scorers = {"uniform": ZeroScorer, "random": RowHashScorer}
         scorer = scorers[gate](boxes) if gate in scorers else BoxScorer(axes)
         hard = {"selector": TopK(1), "weigh": weighing.renormalised} if gate == "hard" else {"selector": Support()}

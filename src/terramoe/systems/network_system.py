@@ -40,6 +40,7 @@ class NetworkSystem(TableSystem):
     """
 
     loss_terms: ClassVar[tuple[str, ...]] = ("task",)
+    gates: ClassVar[tuple[str, ...]] = GATES
 
     @abstractmethod
     def network(self, columns: int, targets: int) -> nn.Module:
@@ -201,7 +202,7 @@ class NetworkSystem(TableSystem):
             (self.learning_rate > 0, "learning_rate", "use a number above 0"),
             (self.weight_decay >= 0, "weight_decay", "use 0 or more"),
             (0 <= self.validation < 1, "validation", "use a share of 0 or more, below 1"),
-            (self.gate in GATES, "gate", f"use one of {', '.join(GATES)}"),
+            (self.gate in self.gates, "gate", f"use one of {', '.join(self.gates)}"),
         ):
             if not holds:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", where=type(self).__name__, fix=fix)

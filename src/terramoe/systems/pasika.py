@@ -95,7 +95,7 @@ class PasikaCommittee(RegressorMixin, TableSystem):
     controls = ("dense", "uniform", "random")
     exempt: ClassVar[dict[str, str]] = {
         "wide": "the experts differ in kind; there is no one network of as many parameters",
-        "router_gradient": "the combiner is fitted in closed form or by EM, never by gradient descent",
+        "router": "the combiner is fitted in closed form or by EM, never by gradient descent",
     }
 
     def __init__(

@@ -13,9 +13,9 @@ the three logs (3 * T). Shapes: n rows, A angles, T time samples, F features. It
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -83,7 +83,10 @@ class PMMoE(RegressorMixin, NetworkSystem):
     )
     task = "values"
     controls = ("dense", "uniform", "random")
-    exempt = dict.fromkeys(NEED_SERIES, SHAPED)
+    exempt: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(NEED_SERIES, SHAPED),
+        "wide": "all experts run for every row, so that the dense twin of equal compute has their parameters too",
+    }
 
     def __init__(
         self,

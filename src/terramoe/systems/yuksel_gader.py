@@ -54,9 +54,7 @@ class YukselGaderHMM(ClassifierMixin, TableSystem):
     controls = ("dense", "uniform", "random")
     exempt: ClassVar[Mapping[str, str]] = {
         "wide": "gate and experts all read each sequence, so 'dense' has as many parameters and as much compute",
-        "router gradient": "nothing is learned by gradient; EM raises the likelihood of the classes, gate and all",
-        "auxiliary losses": "there are none",
-        "NaN": "steps of NaN at the end of a row make a shorter sequence",
+        "router": "nothing is learned by gradient; EM raises the likelihood of the classes, gate and all",
         "check_estimators_pickle": "it strews NaN over the rows, which is refused anywhere but at their end",
     }
     card = Card(

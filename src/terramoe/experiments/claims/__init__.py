@@ -1,7 +1,7 @@
 """The claims, one small file a system; ``reproduce`` runs them.
 
-A claim named after its system makes its own data. One that ends in ``-real`` needs a benchmark scene, which the user
-has to give (see ``data.benchmarks``).
+A claim named after its system makes its own data. One with a further word, such as ``-real`` or ``-landsat``, needs
+benchmark data, which the user has to give (see ``data.benchmarks``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ _FOLDER = "terramoe.experiments.claims"
 CLAIMS: dict[str, tuple[str, str]] = {  # name: (module, attribute)
     "aggarwal": (f"{_FOLDER}.aggarwal", "CLAIM"),
     "amofe": (f"{_FOLDER}.amofe", "CLAIM"),
+    "amofe-samson": (f"{_FOLDER}.amofe", "REAL_SAMSON"),
     "cplp-dmoes": (f"{_FOLDER}.cplp_dmoes", "CLAIM"),
     "cplp-dmoes-real": (f"{_FOLDER}.cplp_dmoes", "REAL_CLAIM"),
     "hypertransxnet": (f"{_FOLDER}.hypertransxnet", "CLAIM"),
@@ -26,12 +27,15 @@ CLAIMS: dict[str, tuple[str, str]] = {  # name: (module, attribute)
     "land-moe": (f"{_FOLDER}.land_moe", "CLAIM"),
     "loyola": (f"{_FOLDER}.loyola", "CLAIM"),
     "mambamoe": (f"{_FOLDER}.mambamoe", "CLAIM"),
+    "mambamoe-landsat": (f"{_FOLDER}.mambamoe", "REAL_LANDSAT"),
     "mamol": (f"{_FOLDER}.mamol", "CLAIM"),
+    "mamol-landsat": (f"{_FOLDER}.mamol_landsat", "REAL_LANDSAT"),
     "mamol-real": (f"{_FOLDER}.mamol", "REAL_CLAIM"),
     "mecka": (f"{_FOLDER}.mecka", "CLAIM"),
     "meg": (f"{_FOLDER}.meg", "CLAIM"),
     "mixturers": (f"{_FOLDER}.mixturers", "CLAIM"),
     "mixturers-real": (f"{_FOLDER}.mixturers", "REAL_CLAIM"),
+    "mixturers-sentinel": (f"{_FOLDER}.mixturers", "REAL_SENTINEL"),
     "nagarajan-slatton": (f"{_FOLDER}.nagarajan_slatton", "CLAIM"),
     "pasika": (f"{_FOLDER}.pasika", "CLAIM"),
     "pha-moe": (f"{_FOLDER}.pha_moe", "CLAIM"),
@@ -39,6 +43,7 @@ CLAIMS: dict[str, tuple[str, str]] = {  # name: (module, attribute)
     "pmmoe": (f"{_FOLDER}.pmmoe", "CLAIM"),
     "pmmoe-real": (f"{_FOLDER}.pmmoe", "REAL_CLAIM"),
     "spectralx": (f"{_FOLDER}.spectralx", "CLAIM"),
+    "spectralx-jasper": (f"{_FOLDER}.spectralx", "REAL_JASPER"),
     "stf-moe": (f"{_FOLDER}.stf_moe", "CLAIM"),
     "yuksel-gader": (f"{_FOLDER}.yuksel_gader", "CLAIM"),
 }

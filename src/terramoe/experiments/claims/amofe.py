@@ -147,9 +147,9 @@ def borders_measured(assessment: Assessment, scene: Scene, split: Split) -> dict
 
 REAL_SAMSON = replace(
     CLAIM,
-    about=f"Samson, 92 x 92 pixels, 3 materials, 156 hyperspectral bands as means over {COARSE} x {COARSE} pixels beside "
-    "4 sharp ones of PlanetScope simulated from them; blocks of 16 pixels with a guard of 6 (patch and coarse pixel), "
-    "300 steps at reduced sizes. The control of experts drawn at random is left out as before.",
+    about=f"Samson, 92 x 92 pixels, 3 materials, 156 hyperspectral bands as means over {COARSE} x {COARSE} pixels "
+    "beside 4 sharp ones of PlanetScope simulated from them; blocks of 16 pixels with a guard of 6 (patch and coarse "
+    "pixel), 300 steps at reduced sizes. The control of experts drawn at random is left out as before.",
     scene=lambda: coarse_and_sharp(open_benchmark("samson"), "planetscope", SEED),
     plan=replace(
         CLAIM.plan,

@@ -103,7 +103,7 @@ def interpreted(system: JiangPrecipitation, X: np.ndarray, y: np.ndarray, seed: 
     correlation: mean over pairs. own_share: of all the change of the experts' contributions when the columns of a group
     are shuffled between rows, the part that falls on its own experts, mean over groups; less the part that would if all
     experts changed alike. gate_follows: rank correlation over groups of the error that shuffling leaves with the mean
-    weight that the router gives to the group's experts.
+    weight that the router gives to the group's experts, 0 if it weighs all alike.
     """
     outputs, weights = contributions(system, X)
     correlation = np.corrcoef(outputs)
@@ -123,7 +123,7 @@ def interpreted(system: JiangPrecipitation, X: np.ndarray, y: np.ndarray, seed: 
     return {
         "correlation": float(correlation[np.triu_indices(len(outputs), 1)].mean()),
         "own_share": float(np.mean(share)),
-        "gate_follows": float(spearmanr(cost, mass).statistic),
+        "gate_follows": float(spearmanr(cost, mass).statistic) if np.ptp(mass) > 1e-6 else 0.0,
     }
 
 

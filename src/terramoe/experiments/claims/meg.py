@@ -16,17 +16,19 @@ from terramoe.data.simulators.ships import ShipSamples, ship_samples
 from terramoe.experiments.claims.rows_claim import Above, Compared, RowsClaim
 from terramoe.systems.meg import MEG
 
-SAMPLES, CLIPS = 800, 4  # recordings, and how many are of one ship
+SAMPLES, CLIPS = 1200, 4  # recordings, and how many are of one ship
+QUIET = 60.0  # dB of signal over white noise: a ship's spectrum falls so steeply that at 15 dB 100 Hz are drowned
 DEEP = Waveguide(depth=3462.0)  # that of the paper's profile
-SETTINGS: dict[str, Any] = {
-    "n_fft": 128, "hop": 32, "width": 32, "embedding": 48, "bottleneck": 16, "steps": 300, "learning_rate": 3e-3,
+SETTINGS: dict[str, Any] = {  # found on seeds 100 and 101, which the claim does not use
+    "n_fft": 128, "hop": 64, "width": 32, "embedding": 48, "bottleneck": 16, "steps": 400, "learning_rate": 1e-2,
+    "validation": 0.0,
 }  # fmt: skip
 
 
 @lru_cache(maxsize=1)
 def recordings(seed: int) -> tuple[ShipSamples, np.ndarray]:
     """Half a second each at 2 kHz, and which of them are in the test: a quarter of the ships."""
-    sound = ship_samples(SAMPLES, seed, DEEP, seconds=0.5, rate=2000.0, clips=CLIPS)
+    sound = ship_samples(SAMPLES, seed, DEEP, seconds=0.5, rate=2000.0, clips=CLIPS, ratio=QUIET)
     ships = np.random.default_rng(seed).permutation(SAMPLES // CLIPS)
     return sound, np.isin(sound.source, ships[: len(ships) // 4])
 
@@ -41,7 +43,11 @@ def trained(system: MEG, columns: list[int], seed: int) -> tuple[MEG, np.ndarray
 
 
 def localised(variant: str, seed: int) -> dict[str, float]:
-    """Accuracy in percent, mean absolute errors of range (km) and depth (m), and how far the two gates differ."""
+    """Accuracy in percent, mean absolute errors of range (km) and depth (m), and how far the two gates differ.
+
+    Where each task has a pool of its own, the numbers of its experts mean nothing to another: there the difference is
+    none of meaning.
+    """
     system = MEG(**SETTINGS)
     if variant == "single tasks":
         _, _, kind, named = trained(system, [0], seed)
@@ -68,8 +74,8 @@ def divergence(p: np.ndarray, q: np.ndarray) -> float:
 
 CLAIM = RowsClaim(
     system="meg",
-    about="800 simulated recordings of 0.5 s at 2 kHz of 200 ships of 5 kinds, 1 to 11 km away, 100 to 1100 m deep, in "
-    "3462 m of water; a quarter of the ships is the test, another fifth chooses the step. Trunks of width 32, 300 steps.",
+    about="1200 simulated recordings of 0.5 s at 2 kHz of 300 ships of 5 kinds, 1 to 11 km away, heard 100 to 1100 m "
+    "deep in 3462 m of water; a quarter of the ships is the test. Trunks of width 32, 400 steps, the last one counts.",
     variants=("routed", "dense", "wide", "uniform", "random", "one pool", "single tasks"),
     measure=localised,
     statements=(
@@ -111,6 +117,7 @@ CLAIM = RowsClaim(
             reported="0.2011 against 0.2013 km",
         ),
         Compared("one pool for all tasks finds the range as well", "one pool", "routed", "range_km", "tie", rope=2.0),
+        Compared("one pool for all tasks finds the depth as well", "one pool", "routed", "depth_m", "tie", rope=2.0),
         Above("in one pool, the gates of range and depth differ", "one pool", "gate_divergence", bound=0.01),
     ),
     metric="range_km",

@@ -70,11 +70,17 @@ _RELU = (
     lambda pre, out: torch.clamp_min(pre, 0, out=out),
     lambda grad, pre, out: aten.threshold_backward.grad_input(grad, pre, 0, grad_input=out),
 )
+_TANH = (
+    torch.tanh,
+    lambda pre, out: torch.tanh(pre, out=out),
+    lambda grad, pre, out: aten.tanh_backward.grad_input(grad, torch.tanh(pre), grad_input=out),
+)
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": Activation(False, *_GELU),
     "silu": Activation(False, *_SILU),
     "relu": Activation(False, *_RELU),
+    "tanh": Activation(False, *_TANH),
     "geglu": _gated(*_GELU),
     "swiglu": _gated(*_SILU),
     "reglu": _gated(*_RELU),
