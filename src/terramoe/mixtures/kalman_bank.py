@@ -56,22 +56,6 @@ def mixture_moments(weight: np.ndarray, mean: np.ndarray, variance: np.ndarray) 
     return centre, (weight * (variance + (mean - centre[..., None]) ** 2)).sum(axis=-1)
 
 
-@dataclass(frozen=True)
-class FixedExpert:
-    """An expert that EM leaves alone: its log densities are column ``column`` of what stands for y."""
-
-    column: int
-
-    def log_prob(self, X: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return y[:, self.column]
-
-    def penalty(self) -> float:
-        return 0.0
-
-    def fit_step(self, X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> FixedExpert:
-        return self
-
-
 def default_bank(spread: float) -> tuple[KalmanExpert, ...]:
     """75 experts for data of standard deviation ``spread``: five Hurst exponents, steps a factor of sqrt 2 apart."""
     return tuple(KalmanExpert(float(spread * step), hurst) for hurst in HURST for step in STEPS)

@@ -6,21 +6,18 @@ Reading order: ``quad_tree`` (the model and its observations), ``kalman_tree`` (
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from numbers import Real
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from terramoe.errors import ConfigError, DataError
-from terramoe.mixtures.em import EMResult, Mixture, expectation, run_em
+from terramoe.mixtures.gate_fit import fit_gate
 from terramoe.mixtures.gate_record import dense_routing, hard_routing
-from terramoe.mixtures.gating import SoftmaxGate, gate_log_proba
+from terramoe.mixtures.gating import gate_log_proba
 from terramoe.mixtures.kalman_bank import (
-    FixedExpert,
     KalmanExpert,
     MixturePosterior,
     bank_log_density,
@@ -163,19 +160,15 @@ class KalmanMixture(BaseEstimator):
 
     def _fit_gate(self, texture: np.ndarray, log_density: np.ndarray) -> None:
         self.design_ = TextureDesign.of(texture)
-        design, weight = self.design_.apply(texture), np.ones(len(texture))
-        gate = SoftmaxGate(np.zeros((design.shape[1] + 1, self.n_experts)), self.ridge, self.newton_steps)
-        start = Mixture(gate, tuple(FixedExpert(column) for column in range(self.n_experts)))
-        if self.gate == "uniform":
-            result = EMResult(start, np.array([expectation(start, design, log_density, weight)[1]]), True)
-        else:
-            result = run_em(start, design, log_density, weight, tol=self.tol, max_iter=self.max_iter)
-        if not result.converged:
-            warnings.warn(
-                f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+        result = fit_gate(
+            self.design_.apply(texture),
+            log_density,
+            ridge=self.ridge,
+            steps=self.newton_steps,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            learned=self.gate != "uniform",
+        )
         self.mixture_, self.objective_trace_ = result.mixture, result.trace
         self.n_iter_, self.converged_ = len(result.trace) - 1, result.converged
 

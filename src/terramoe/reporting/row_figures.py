@@ -9,6 +9,7 @@ import numpy as np
 from terramoe.reporting.figures import GREY, INK, add_legend, new_figure, png_bytes
 from terramoe.reporting.palette import expert_colours
 
+LEGEND_LETTERS = 150  # that fit beside each other under a figure
 MOST_POINTS = 20_000  # beyond that a figure shows a sample of the rows
 
 
@@ -21,7 +22,7 @@ def expert_map(places: np.ndarray, expert: np.ndarray, share: np.ndarray, names:
     colours = expert_colours(len(names))
     figure = new_figure(10.5, 4.6)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    size = float(np.clip(6000 / max(len(shown), 1), 2, 40))
+    size = float(np.clip(20_000 / max(len(shown), 1), 3, 40))
     x, y = places[shown].T
     left.scatter(x, y, s=size, c=[colours[int(e)] for e in expert[shown]], linewidths=0)
     drawn = right.scatter(x, y, s=size, c=share[shown], cmap="viridis", vmin=1 / len(names), vmax=1, linewidths=0)
@@ -31,7 +32,8 @@ def expert_map(places: np.ndarray, expert: np.ndarray, share: np.ndarray, names:
         panel.set_xlabel(axes.split(",")[0], fontsize=9)
     left.set_ylabel(axes.split(",")[1].strip(), fontsize=9)
     used = [(names[k], colours[k]) for k in range(len(names)) if (expert == k).any()]
-    add_legend(figure, used, min(6, max(1, len(used))))
+    longest = max((len(name) for name, _ in used), default=1)
+    add_legend(figure, used, max(1, min(len(used), LEGEND_LETTERS // (longest + 6))))
     return png_bytes(figure)
 
 

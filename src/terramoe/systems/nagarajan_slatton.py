@@ -10,7 +10,6 @@ which are Kalman smoothers on a quad-tree; a gate over the same features fuses w
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Self
 
@@ -18,17 +17,16 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from sklearn.base import clone
 from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from terramoe.data.worlds.fields import rough_field, stream
 from terramoe.errors import ConfigError, DataError
-from terramoe.mixtures.em import Mixture, run_em
 from terramoe.mixtures.fractal_features import fractal_expert, fractal_features
+from terramoe.mixtures.gate_fit import fit_gate
 from terramoe.mixtures.gate_record import dense_routing
-from terramoe.mixtures.gating import SoftmaxGate, gate_log_proba
-from terramoe.mixtures.kalman_bank import FixedExpert, MixturePosterior, bank_log_density, check_scene
+from terramoe.mixtures.gating import gate_log_proba
+from terramoe.mixtures.kalman_bank import MixturePosterior, bank_log_density, check_scene
 from terramoe.mixtures.quad_tree import Observation, leaf_shape
 from terramoe.mixtures.scaling import Scaling
 from terramoe.mixtures.shifted_trees import shifted_posterior
@@ -143,7 +141,16 @@ class NagarajanSlatton(SurfaceSystem):
         log_density = bank_log_density(
             self.experts_, observations, self.target % len(observations), self.root_variance_
         )
-        self._fit_gate(self.design_.apply(seen), log_density)
+        found = fit_gate(
+            self.design_.apply(seen),
+            log_density,
+            ridge=self.ridge,
+            steps=NEWTON_STEPS,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            learned=self.gate != "uniform",
+        )
+        self.mixture_, self.n_iter_ = found.mixture, len(found.trace) - 1
         return self
 
     def posterior(self, observations: Sequence[Observation]) -> MixturePosterior:
@@ -216,18 +223,6 @@ class NagarajanSlatton(SurfaceSystem):
             centres = KMeans(self.n_experts, n_init=10, random_state=self.random_state).fit(scaled).cluster_centers_
         centres = centres * self.scaling_.scale + self.scaling_.mean
         self.centres_ = centres[np.argsort(centres[:, 1], kind="stable")]
-
-    def _fit_gate(self, design: np.ndarray, log_density: np.ndarray) -> None:
-        experts = len(self.experts_)
-        gate = SoftmaxGate(np.zeros((design.shape[1] + 1, experts)), self.ridge, NEWTON_STEPS)
-        self.mixture_, self.n_iter_ = Mixture(gate, tuple(map(FixedExpert, range(experts)))), 0
-        if self.gate == "uniform":
-            return
-        found = run_em(self.mixture_, design, log_density, np.ones(len(design)), tol=self.tol, max_iter=self.max_iter)
-        if not found.converged:
-            text = f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol"
-            warnings.warn(text, ConvergenceWarning, stacklevel=3)
-        self.mixture_, self.n_iter_ = found.mixture, len(found.trace) - 1
 
     def _log_proba(self, observations: Sequence[Observation]) -> np.ndarray:
         """(H * W, K)."""

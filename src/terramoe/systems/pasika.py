@@ -14,13 +14,11 @@ with s_e the out-of-fold error of expert e.
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import ClassVar, Self
 
 import numpy as np
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, RegressorMixin, clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GroupKFold, KFold
 from sklearn.neural_network import MLPRegressor
 from sklearn.svm import SVR
@@ -28,10 +26,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from terramoe.errors import ConfigError, RoutingError
-from terramoe.mixtures.em import Mixture, run_em
+from terramoe.mixtures.gate_fit import fit_gate
 from terramoe.mixtures.gate_record import dense_routing
 from terramoe.mixtures.gating import SoftmaxGate, gate_log_proba
-from terramoe.mixtures.kalman_bank import FixedExpert, mixture_moments
+from terramoe.mixtures.kalman_bank import mixture_moments
 from terramoe.mixtures.ndekf import NDEKFRegressor
 from terramoe.mixtures.rbf_network import RBFNetworkRegressor
 from terramoe.mixtures.stacking import AveragedExperts, simplex_weights
@@ -239,14 +237,7 @@ class PasikaCommittee(RegressorMixin, TableSystem):
     def _fit_gate(self, design: np.ndarray, y: np.ndarray) -> SoftmaxGate:
         error, spread = self.out_of_fold_ - y[:, None], self.expert_std_
         log_density = -0.5 * (error / spread) ** 2 - np.log(spread)
-        blank = SoftmaxGate(np.zeros((design.shape[1] + 1, len(EXPERTS))), self.gate_ridge)
-        start = Mixture(blank, tuple(FixedExpert(column) for column in range(len(EXPERTS))))
-        found = run_em(start, design, log_density, np.ones(len(design)), tol=GATE_TOL, max_iter=GATE_ROUNDS)
-        if not found.converged:
-            warnings.warn(
-                f"the gate did not converge in {GATE_ROUNDS} rounds of EM; raise gate_ridge", ConvergenceWarning,
-                stacklevel=4,
-            )  # fmt: skip
+        found = fit_gate(design, log_density, ridge=self.gate_ridge, tol=GATE_TOL, max_iter=GATE_ROUNDS)
         return found.mixture.gate
 
     def _log_weights(self, X: np.ndarray) -> np.ndarray:
