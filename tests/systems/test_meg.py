@@ -118,6 +118,16 @@ def test_one_pool_stays_one_in_storage(table):
     np.testing.assert_array_equal(again.predict(X), system.predict(X))
 
 
+def test_class_and_place_do_not_touch_each_other():
+    """Own pools: together or apart, each network gets the same gradient. One pool is what both move."""
+    for shared in (False, True):
+        _, network = built(shared=shared)
+        network(torch.randn(6, 200)).prediction[:, :4].square().sum().backward()
+        assert all(p.grad is None or not p.grad.any() for p in network.where.parameters())
+        pool = network.heads.layers["range"].bank
+        assert any(p.grad is not None and p.grad.any() for p in pool.parameters()) == shared
+
+
 # --- losses ---------------------------------------------------------------------------------------------------------
 
 

@@ -12,13 +12,13 @@ from terramoe.errors import ConfigError
 
 if TYPE_CHECKING:
     from terramoe.data.surfaces import Surfaces
+    from terramoe.experiments.simulated_surfaces import KnownSurface
     from terramoe.storage import StoredEstimator
 
 FILES_HELP = (
     "NAME=FILE,NAME=FILE, a raster of one band a sensor; nodata are gaps. Pixels may be 1, 2, 4, 8 ... times as wide "
-    "as the finest; the maps are on the finest grid"
+    "as the finest; the maps are on the finest grid. Or surface:NAME[:SEED], a simulated scene"
 )
-SHOWN = ("rmse", "bias", "mae", "coverage_50", "coverage_90", "coverage_95", "nll")
 
 
 def fit(argv: list[str]) -> int:
@@ -28,10 +28,10 @@ def fit(argv: list[str]) -> int:
         "Fuse the rasters of several sensors. The system and its controls are scored on blocks of the precise sensor's "
         "values that are held out, then it is fitted to the whole scene; writes the model and its maps.",
     )
-    options.add_argument("--config", action="config", help="settings from a YAML file")
+    options.add_argument("--config", action="config", help="settings from a config.yaml of another run")
     options.add_argument("files", help=FILES_HELP)
     options.add_argument("--system", required=True, help="name of a surface system, see 'terramoe systems'")
-    _add_noise(options, "")
+    _add_noise(options, " (of a simulated scene it is known)")
     options.add_argument("--target", help="the precise sensor; its pixels are the finest (default: of least noise)")
     options.add_argument("--texture", default="", help="sensor whose texture the gate sees (default: the densest)")
     options.add_argument("--model", type=dict[str, Any], default={}, help='settings of the system as {"name": value}')
@@ -45,14 +45,18 @@ def fit(argv: list[str]) -> int:
 
     from rich.console import Console
 
+    from terramoe.experiments.simulated_surfaces import PREFIX, surface_facts
     from terramoe.experiments.surface_run import SurfacePlan, run_surface, write_surface_run
+    from terramoe.inference.surface_maps import surface_maps
+    from terramoe.reporting.surface_report import print_surface, write_surface_report
     from terramoe.storage import RunFolder
 
-    surfaces = _open(chosen, chosen.noise)
+    made = surface_facts(chosen.files)[0] if chosen.files.startswith(PREFIX) else None
+    surfaces, _ = _open(chosen, chosen.noise or "")
     least = min(zip(surfaces.noise, surfaces.names, strict=True))[1]
     plan = SurfacePlan(
         system=chosen.system,
-        settings=chosen.model,
+        model={**(made.settings if made and made.system == chosen.system else {}), **chosen.model},
         target=chosen.target or least,
         texture=chosen.texture,
         block=chosen.block,
@@ -63,10 +67,12 @@ def fit(argv: list[str]) -> int:
     folder, console = RunFolder.create(chosen.output, overwrite=chosen.overwrite), Console()
     with console.status("reading") as status:
         found = run_surface(plan, surfaces, status.update)
-        status.update("maps")
-        paths = write_surface_run(plan, surfaces, found, folder)
-    _print_run(plan.target, plan.seeds, found, console)
-    for path in (*paths, folder.path / "model.skops", folder.card):
+        status.update("maps and report")
+        maps = surface_maps(found.system, surfaces)
+        write_surface_report(plan, surfaces, found, maps, folder.path)
+        paths = write_surface_run(plan, surfaces, found, maps, folder)
+    print_surface(plan, found, console)
+    for path in (*paths, folder.path / "experts.png", folder.report, folder.path / "model.skops"):
         console.print(str(path), highlight=False, soft_wrap=True)  # a path must stay in one piece
     return 0
 
@@ -77,7 +83,9 @@ def evaluate(argv: list[str]) -> int:
         "evaluate", "Score a surface model on a scene against its truth, or against another, better elevation model."
     )
     _add_model(options)
-    options.add_argument("--truth", required=True, help="raster on the finest sensor's grid; nodata do not count")
+    options.add_argument(
+        "--truth", help="raster on the finest sensor's grid; nodata do not count (of a simulated scene it is known)"
+    )
     options.add_argument("--unseen", action="store_true", help="only where the precise sensor has no value of its own")
     options.add_argument("--json", action="store_true", help="print JSON")
     chosen = options.parse_args(argv)
@@ -86,12 +94,17 @@ def evaluate(argv: list[str]) -> int:
 
     from rich.console import Console
 
-    from terramoe.experiments.surface_run import evaluate_surface
+    from terramoe.data.surfaces import read_surface
+    from terramoe.experiments.surface_evaluate import evaluate_surface
     from terramoe.inference.surface_maps import load_surface_system
 
     stored = load_surface_system(chosen.model)
-    surfaces = _open(chosen, *_of_model(chosen, stored))
-    found = evaluate_surface(stored, surfaces, chosen.truth, unseen=chosen.unseen, max_gib=chosen.max_gib)
+    surfaces, known = _open(chosen, *_of_model(chosen, stored))
+    if known is None and chosen.truth is None:
+        raise ConfigError("no truth is given", where="--truth", fix="name a raster on the finest sensor's grid")
+    truth = known.truth if chosen.truth is None else read_surface(chosen.truth, surfaces, max_gib=chosen.max_gib)
+    regimes = None if known is None else known.regimes
+    found = evaluate_surface(stored, surfaces, truth, regimes=regimes, unseen=chosen.unseen)
     if chosen.json:
         print(json.dumps(found, indent=2))
         return 0
@@ -113,18 +126,18 @@ def predict(argv: list[str]) -> int:
 
     from rich.console import Console
 
-    from terramoe.inference.surface_maps import load_surface_system, write_surface_maps
+    from terramoe.inference.surface_maps import load_surface_system, surface_maps, write_surface_maps
 
     stored = load_surface_system(chosen.model)
-    surfaces = _open(chosen, *_of_model(chosen, stored))
-    for path in write_surface_maps(stored.estimator, surfaces, chosen.output):
+    surfaces, _ = _open(chosen, *_of_model(chosen, stored))
+    for path in write_surface_maps(surface_maps(stored.estimator, surfaces), surfaces, chosen.output):
         Console().print(str(path), highlight=False, soft_wrap=True)
     return 0
 
 
 def _add_noise(to: ArgumentParser, otherwise: str) -> None:
     what = "standard deviation of each sensor's error, in the unit of the surface: 20,0.5 or radar=20,laser=0.5"
-    to.add_argument("--noise", required=not otherwise, help=what + otherwise)
+    to.add_argument("--noise", help=what + otherwise)
     to.add_argument("--max-gib", type=float, default=MEMORY_GIB, help="refuse larger rasters (default: %(default)s)")
 
 
@@ -134,12 +147,25 @@ def _add_model(to: ArgumentParser) -> None:
     _add_noise(to, " (default: as at the fit)")
 
 
-def _open(chosen: Namespace, noise: str, order: tuple[str, ...] = ()) -> Surfaces:
+def _open(chosen: Namespace, noise: str, order: tuple[str, ...] = ()) -> tuple[Surfaces, KnownSurface | None]:
+    """The sensors, in the order of ``order`` if given, and what is known of a simulated scene."""
+    from terramoe.experiments.simulated_surfaces import PREFIX, known_surface
+
+    if not chosen.files.startswith(PREFIX):
+        return _read(chosen, noise, order), None
+    known = known_surface(chosen.files)
+    surfaces = known.surfaces.arranged(order or known.surfaces.names)
+    return surfaces.with_noise(noises(noise, known.surfaces.names)) if noise else surfaces, known
+
+
+def _read(chosen: Namespace, noise: str, order: tuple[str, ...]) -> Surfaces:
     """The rasters, in the order of ``order`` if given."""
     from terramoe.data.sensor_stack import sensor_files
     from terramoe.data.surfaces import open_surfaces
     from terramoe.errors import DataError
 
+    if not noise:
+        raise ConfigError("no noise is given", where="--noise", fix="write 20,0.5 or radar=20,laser=0.5")
     named = sensor_files(chosen.files) or {}
     if order and set(named) != set(order):
         raise DataError(
@@ -172,21 +198,3 @@ def noises(text: str, names: tuple[str, ...]) -> dict[str, float]:
         raise ConfigError(
             f"'{text}' is no noise for {', '.join(names)}", where="--noise", fix="write 20,0.5 or radar=20,laser=0.5"
         ) from error
-
-
-def _print_run(target: str, seeds: int, found: Any, console: Any) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"held-out values of {target}, mean ± sd over {seeds} splits", title_justify="left")
-    table.add_column("measure")
-    variants = found.table()
-    for variant in variants:
-        table.add_column(variant, justify="right")
-    for name in SHOWN:
-        cells = (f"{measures[name][0]:.3g} ± {measures[name][1]:.2g}" for measures in variants.values())
-        table.add_row(name.replace("_", " "), *cells)
-    console.print(table)
-    for name, comparison in found.comparisons.items():
-        change = comparison.difference
-        text = f"RMSE against {name}: {change.value:+.1f} % [{change.low:+.1f}, {change.high:+.1f}]"
-        console.print(f"{text}: {comparison.verdict}", highlight=False)

@@ -1,5 +1,6 @@
 """Data: ``rasters`` (safe, by window), ``labels``, ``scenes``, ``splits``, ``audit``, ``normalise``; several sensors:
-``sensor_stack``; tables of points: ``point_table`` and ``audit_table``.
+``sensor_stack`` and ``regrid``; tables of points: ``point_table`` and ``audit_table``; rows to predict from:
+``read_rows`` and ``row_table``; surfaces of several sensors: ``surfaces``.
 
 ``gdal`` and ``arrays`` read the formats. ``worlds`` simulates places, ``simulators`` single laws of physics. Nothing
 here knows of models or of torch.

@@ -8,8 +8,8 @@ of the coarsest, the leaves begin above or to the left of it, without values; ``
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,26 @@ class Surfaces:
         if name not in self.names:
             raise ConfigError(f"no sensor is called '{name}'", where="sensors", fix=f"use {', '.join(self.names)}")
         return self.names.index(name)
+
+    def arranged(self, names: Sequence[str]) -> Surfaces:
+        """The same sensors in another order. DataError if they are not the same."""
+        if set(names) != set(self.names):
+            what = f"sensors {', '.join(self.names)} for a model of {', '.join(names)}"
+            raise DataError(what, where="sensors", fix="give the sensors of the fit")
+        order = [self.index(name) for name in names]
+        return replace(
+            self,
+            observations=tuple(self.observations[i] for i in order),
+            names=tuple(names),
+            noise=tuple(self.noise[i] for i in order),
+        )
+
+    def with_noise(self, noise: Mapping[str, float]) -> Surfaces:
+        """The same values with another standard deviation of each sensor's error. ConfigError as ``open_surfaces``."""
+        _check_noise(dict.fromkeys(self.names), noise)
+        sd = tuple(float(noise[name]) for name in self.names)
+        seen = zip(self.observations, sd, strict=True)
+        return replace(self, observations=tuple(replace(one, variance=s**2) for one, s in seen), noise=sd)
 
 
 @dataclass(frozen=True)

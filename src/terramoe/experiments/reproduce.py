@@ -60,7 +60,7 @@ class Reproduction:
 
     Attributes:
         results: the verdicts on its statements.
-        scores: of each variant, mean and standard deviation (n - 1) over seeds of overall accuracy or the claim's metric.
+        scores: mean and standard deviation (n - 1) over seeds of each variant's overall accuracy or the claim's metric.
         controls: the routed system minus each of the four controls among the variants, as one family of comparisons: in
             points of accuracy, or in percent of the control's metric.
     """

@@ -7,24 +7,26 @@ spread over seeds is that of the split, not of other scenes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from scipy.ndimage import maximum_filter
 
-from terramoe.data.rasters import MEMORY_GIB
 from terramoe.data.splits.blocks import block_ids
-from terramoe.data.surfaces import Surfaces, read_surface
+from terramoe.data.surfaces import Surfaces
 from terramoe.data.worlds.fields import stream
 from terramoe.errors import ConfigError, SplitError
+from terramoe.evaluation.holm import holm
 from terramoe.evaluation.row_scores import ValueComparison, block_moments, compare_values
 from terramoe.experiments.surface_scores import surface_scores
-from terramoe.inference.surface_maps import write_surface_maps
+from terramoe.inference.surface_maps import SurfaceMaps, write_surface_maps
 from terramoe.mixtures.quad_tree import Observation
-from terramoe.storage import RunFolder, StoredEstimator, save_estimator, write_json
+from terramoe.storage import RunFolder, save_estimator, write_json, write_text
 from terramoe.systems import ROUTED
 from terramoe.systems.surface_registry import build_surface_system
 from terramoe.systems.surface_system import SurfaceSystem
@@ -37,15 +39,15 @@ class SurfacePlan:
     """What is fitted and how it is scored.
 
     Attributes:
-        system: name in the registry. settings: of the system, without ``target``.
-        target: name of the precise sensor. texture: of the dense one, for a system that asks for it; "": the other
-            sensor with the most values.
+        system: name in the registry. model: settings of the system, without ``target``.
+        target: name of the precise sensor; its pixels are the finest.
+        texture: of the dense one, for a system that asks for it; "": the other sensor with the most values.
         block, guard: side of a held-out block and width of the band around it, in pixels. share: of the blocks.
         seeds: how many splits.
     """
 
     system: str
-    settings: dict[str, Any]
+    model: dict[str, Any]
     target: str
     texture: str = ""
     block: int = 16
@@ -63,6 +65,15 @@ class SurfacePlan:
             if not holds:
                 raise ConfigError(f"{name} is {getattr(self, name)}", where="surface plan", fix=fix)
 
+    def plain(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def config(self, surfaces: Surfaces) -> str:
+        """YAML with the noise of the sensors: what ``terramoe fit FILES --config`` reads."""
+        noise = ",".join(f"{name}={sd!r}" for name, sd in zip(surfaces.names, surfaces.noise, strict=True))
+        return yaml.safe_dump({**self.plain(), "noise": noise}, sort_keys=False)
+
 
 @dataclass(frozen=True)
 class SurfaceRun:
@@ -77,6 +88,11 @@ class SurfaceRun:
     system: SurfaceSystem
     scores: dict[str, list[dict[str, float]]]
     comparisons: dict[str, ValueComparison]
+
+    def p_holm(self) -> dict[str, float]:
+        """Control -> p-value of no difference, corrected for the number of controls."""
+        values = holm(np.array([found.p_value for found in self.comparisons.values()]))
+        return dict(zip(self.comparisons, values.tolist(), strict=True))
 
     def table(self) -> dict[str, dict[str, tuple[float, float]]]:
         """Variant -> measure -> mean and standard deviation (n - 1) over seeds."""
@@ -102,7 +118,7 @@ def hold_out(target: Observation, plan: SurfacePlan, seed: int) -> tuple[Observa
 def configured(plan: SurfacePlan, surfaces: Surfaces) -> SurfaceSystem:
     """The unfitted system. ConfigError for an unknown system, setting or sensor."""
     target = surfaces.index(plan.target)
-    settings = dict(plan.settings) | {"target": target}
+    settings = dict(plan.model) | {"target": target}
     if "texture" in build_surface_system(plan.system, {}).get_params():
         others = [i for i in range(len(surfaces.names)) if i != target]
         if not others:
@@ -145,8 +161,10 @@ def run_surface(plan: SurfacePlan, surfaces: Surfaces, stage: OnStage = lambda t
     return SurfaceRun(system.fit(list(surfaces.observations)), scores, comparisons)
 
 
-def write_surface_run(plan: SurfacePlan, surfaces: Surfaces, found: SurfaceRun, folder: RunFolder) -> list[Path]:
-    """``model.skops``, the maps, and ``run.json`` last; returns the paths of the maps."""
+def write_surface_run(
+    plan: SurfacePlan, surfaces: Surfaces, found: SurfaceRun, maps: SurfaceMaps, folder: RunFolder
+) -> list[Path]:
+    """``model.skops``, ``config.yaml``, the maps, and ``run.json`` last; returns the paths of the maps."""
     settings = {key: value for key, value in found.system.get_params().items() if _plain(value)}
     data = {
         "sensors": list(surfaces.names),
@@ -155,7 +173,8 @@ def write_surface_run(plan: SurfacePlan, surfaces: Surfaces, found: SurfaceRun, 
         "target": plan.target,
     }
     save_estimator(folder.path, found.system, system=plan.system, settings=settings, data=data)
-    paths = write_surface_maps(found.system, surfaces, folder.path)
+    write_text(folder.config, plan.config(surfaces))
+    paths = write_surface_maps(maps, surfaces, folder.path)
     spread = found.table()
     scores = {
         name: {
@@ -168,33 +187,17 @@ def write_surface_run(plan: SurfacePlan, surfaces: Surfaces, found: SurfaceRun, 
     card = {
         "kind": "surfaces",
         "system": plan.system,
-        "plan": asdict(plan),
-        "facts": {"grid": list(surfaces.grid), **data, "experts": list(found.system.expert_names("gate"))},
+        "plan": plan.plain(),
+        "facts": {"grid": list(surfaces.grid), **data, "experts": list(maps.names)},
+        "load": {name: float(share) for name, share in zip(maps.names, maps.load, strict=True)},
         "scores": scores,
-        "controls": {name: asdict(comparison) for name, comparison in found.comparisons.items()},
+        "controls": {
+            name: asdict(comparison) | {"p_holm": found.p_holm()[name]}
+            for name, comparison in found.comparisons.items()
+        },
     }
     write_json(folder.card, card)
     return paths
-
-
-def evaluate_surface(
-    stored: StoredEstimator, surfaces: Surfaces, truth: str | Path, *, unseen: bool = False, max_gib: float = MEMORY_GIB
-) -> dict[str, float]:
-    """Scores of a stored system on a scene, against a raster of the truth on the user's grid.
-
-    Args:
-        stored: see ``inference.load_surface_system``.
-        unseen: only pixels where the precise sensor has no value count.
-
-    Returns:
-        ``surface_scores``, and how many pixels they count.
-    """
-    values = surfaces.lay(read_surface(truth, surfaces, max_gib=max_gib))
-    where = np.isfinite(values)
-    if unseen:
-        where &= ~surfaces.observations[surfaces.index(stored.data["target"])].seen
-    found = surface_scores(stored.estimator.posterior(list(surfaces.observations)), values, where)
-    return {"pixels": int(where.sum()), **found}
 
 
 def _spread(rows: list[dict[str, float]]) -> dict[str, tuple[float, float]]:

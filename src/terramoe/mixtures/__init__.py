@@ -4,7 +4,8 @@ Reading order: ``newton`` (the safeguarded step), ``softmax_regression``, ``gati
 ``em`` (the loop), then the estimators. ``local_experts`` has the same objectives as torch losses.
 
 Of sequences: ``hmm`` and ``baum_welch``, then ``hmm_experts``. Of vectors with gaps: ``som``, then ``committees``. Of
-rasters: ``quad_tree`` and ``kalman_tree`` (one smoother), ``kalman_bank``, then ``kalman_mixture``.
+rasters: ``quad_tree`` and ``kalman_tree`` (one smoother), ``kalman_bank``, then ``kalman_mixture``; ``shifted_trees``.
+Of unlike learners: ``ndekf`` and ``rbf_network``, then ``stacking``. ``fixed_gates`` draw experts without learning.
 """
 
 from terramoe.mixtures.baum_welch import fit_hmm
@@ -22,7 +23,9 @@ from terramoe.mixtures.local_experts import (
     local_experts_posterior,
     mixture_nll,
 )
+from terramoe.mixtures.ndekf import NDEKFRegressor
 from terramoe.mixtures.quad_tree import Observation, TreeModel, fractal_model
+from terramoe.mixtures.rbf_network import RBFNetworkRegressor
 from terramoe.mixtures.regressors import HierarchicalMixtureRegressor, MixtureOfExpertsRegressor
 from terramoe.mixtures.som import SelfOrganizingMap
 
@@ -35,7 +38,9 @@ __all__ = [
     "KalmanMixture",
     "MixtureOfExpertsClassifier",
     "MixtureOfExpertsRegressor",
+    "NDEKFRegressor",
     "Observation",
+    "RBFNetworkRegressor",
     "SelfOrganizingMap",
     "SomCommitteeClassifier",
     "TreeModel",

@@ -4,7 +4,8 @@ State-space scans: ``scan`` linear recurrences, ``selective_scan`` Mamba's layer
 of channels. Maps: ``masked`` normalisation and pooling that leave nodata out, ``fusion`` of several resolutions,
 ``dynamic_conv``, ``spectral_stem`` (3-D and heterogeneous convolution), ``spectral_filter`` (masks between Fourier
 transforms), ``texture``. Tokens: ``tokeniser``, ``cross_attention``, ``wavelengths``. Several sensors: ``sensors``
-splits them, ``missing`` ones, ``fusion_operators``. ``patches``: for networks that classify one pixel at a time.
+splits them, ``missing`` ones, ``fusion_operators``. Sound: ``sound_trunks``, ``statistics_pooling``. Densities:
+``mixture_density``. ``patches``: for networks that classify one pixel at a time.
 Bodies to freeze: ``vit``, ``galileo``, ``presto``; ``backbones`` finds one by name, ``frozen`` lets adapters stand
 beside it, and ``masked_reconstruction`` pretrains one.
 """

@@ -31,18 +31,23 @@ def sentence(study: RowStudy, control: str) -> str:
     found = study.comparisons[control]
     if isinstance(found, Comparison):
         return found.sentence
-    d = found.difference
-    ends = {
-        "better": f"{study.plan.system} errs less than {control} by more than {found.rope:g} %.",
-        "worse": f"{study.plan.system} errs more than {control} by more than {found.rope:g} %.",
-        "tie": f"{study.plan.system} and {control} are equal for practical purposes (within {found.rope:g} %).",
-        "cannot tell": f"too uncertain to call {study.plan.system} better, equal or worse than {control}.",
-    }
     one = (
         " One seed: this holds for these two trained models, not for new trainings." if len(found.per_seed) == 1 else ""
     )
+    return value_sentence(found, study.plan.system, control) + one
+
+
+def value_sentence(found: ValueComparison, system: str, control: str) -> str:
+    """A comparison of errors for people."""
+    d = found.difference
+    ends = {
+        "better": f"{system} errs less than {control} by more than {found.rope:g} %.",
+        "worse": f"{system} errs more than {control} by more than {found.rope:g} %.",
+        "tie": f"{system} and {control} are equal for practical purposes (within {found.rope:g} %).",
+        "cannot tell": f"too uncertain to call {system} better, equal or worse than {control}.",
+    }
     numbers = f"{d.value:+.1f} % of the root mean squared error [{d.low:+.1f}, {d.high:+.1f}]"
-    return f"{found.verdict.capitalize()}: {numbers}; {ends[found.verdict]}{one}"
+    return f"{found.verdict.capitalize()}: {numbers}; {ends[found.verdict]}"
 
 
 def print_rows(study: RowStudy, console: Console) -> None:

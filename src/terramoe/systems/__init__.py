@@ -1,4 +1,9 @@
-"""Published systems: one flat file each, named as the paper names it, listed in ``registry``."""
+"""Published systems: one flat file each, named as the paper names it.
+
+Over scenes (``base.System``, torch modules): listed in ``registry``. Over rows of a table (``table_system``, and
+``network_system`` for networks; scikit-learn's interface): in ``table_registry``. Over surfaces (``surface_system``):
+in ``surface_registry``. All together: ``catalogue``.
+"""
 
 from terramoe.systems.base import Batch, Layout, Output, System
 from terramoe.systems.card import Card

@@ -1,4 +1,6 @@
-"""Tasks by output type. ``pixel_class``: one class per pixel; ``partial_labels``: a set of candidate classes."""
+"""Tasks by output type. ``pixel_class``: one class per pixel; ``partial_labels``: a set of candidate classes;
+``class_and_values``: both for one row; ``uncertainty_weights``: several losses whose weights are learned.
+"""
 
 from terramoe.tasks.partial_labels import partial_label_loss, pruned_candidates
 from terramoe.tasks.pixel_class import IGNORE, masked_labels, pixel_cross_entropy

@@ -50,14 +50,20 @@ def jacksboro(seed: int, side: int = SIDE) -> np.ndarray:
     return heights[row : row + side, column : column + side]
 
 
-@lru_cache(maxsize=1)
-def _case(seed: int) -> tuple[np.ndarray, list[Observation], AggarwalFusion]:
-    """Truth, observations, and the system fitted to them."""
-    truth, noise = jacksboro(seed), stream(seed, "noise")
+def observe(truth: np.ndarray, seed: int) -> list[Observation]:
+    """A noisy radar everywhere, and a precise laser on a few pixels."""
+    noise = stream(seed, "noise")
     radar = truth + RADAR_NOISE * noise.standard_normal(truth.shape)
     laser = truth + LASER_NOISE * noise.standard_normal(truth.shape)
     laser[noise.random(truth.shape) >= LASER_SHARE] = np.nan
-    scene = [Observation(radar, RADAR_NOISE**2), Observation(laser, LASER_NOISE**2)]
+    return [Observation(radar, RADAR_NOISE**2), Observation(laser, LASER_NOISE**2)]
+
+
+@lru_cache(maxsize=1)
+def _case(seed: int) -> tuple[np.ndarray, list[Observation], AggarwalFusion]:
+    """Truth, observations, and the system fitted to them."""
+    truth = jacksboro(seed)
+    scene = observe(truth, seed)
     return truth, scene, AggarwalFusion().fit(scene)
 
 

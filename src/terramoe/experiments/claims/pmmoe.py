@@ -24,7 +24,7 @@ from terramoe.systems.pmmoe import LOGS, PMMoE
 
 SECTION = Source("geo/marmousi_vp/poststack_model.npz", "PyLops/pylops", "LGPL")
 TRAIN, TEST, SAMPLES = 400, 300, 96
-STEPS = 500  # 22 epochs
+STEPS = 900  # 40 epochs
 VIEWS = {"all views": {"views": "all"}}  # variants that are no controls
 EXACT = {"routed, exact": "routed", "dense, exact": "dense"}  # trained and tested on gathers by Zoeppritz
 
@@ -151,7 +151,7 @@ STATEMENTS = (
 CLAIM = RowsClaim(
     system="pmmoe",
     about=f"Simulated: {TRAIN} traces train, {TEST} others test, {SAMPLES} samples of 2 ms, angles to 35 degrees, 5 % "
-    f"noise; {STEPS} steps. With the exact law angles go to 40 degrees.",
+    f"noise; {STEPS} steps, 40 epochs. With the exact law angles go to 40 degrees.",
     variants=("routed", "dense", "uniform", "random", *VIEWS, *EXACT),
     measure=measure,
     statements=(
