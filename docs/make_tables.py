@@ -19,6 +19,11 @@ from terramoe.systems.catalogue import FROM_DATA, card_of, catalogue, class_of, 
 
 DOCS = Path(__file__).parent
 README, EVALUATION, CLAIMS = DOCS.parent / "README.md", DOCS / "evaluation.md", DOCS / "claims.json"
+MAPS = {
+    "aggarwal": "terramoe fit surface:jacksboro --system aggarwal",
+    "loyola": "terramoe fit table:ozone --system loyola",
+    "stf-moe": "terramoe fit table:counties --system stf-moe",
+}
 SYSTEMS_MARKS = "<!-- systems: made by docs/make_tables.py -->", "<!-- end of systems -->"
 CONTROLS_MARKS = "<!-- controls: made by docs/make_tables.py from docs/claims.json -->", "<!-- end of controls -->"
 CLAIMS_MARKS = "<!-- claims: made by docs/make_tables.py from docs/claims.json -->", "<!-- end of claims -->"
@@ -81,7 +86,7 @@ Sources read: {", ".join(c.provenance)}; {"a reconstruction" if c.reconstruction
 
 {_bullets(c.differences)}
 
-## Its claim
+{_map(name)}## Its claim
 
 {_claims(name, found)}
 """
@@ -108,6 +113,13 @@ def _layers(name: str, cls: type) -> str:
             parts = (type(part).__name__ for part in (layer.bank, layer.scorer, layer.selector))
             rows.append(f"| `{place}` | {layer.num_experts} | {' | '.join(parts)} |")
     return "\n".join(rows) + "\n\n"
+
+
+def _map(name: str) -> str:
+    """Who answers where, if there is a picture, and the command that draws it."""
+    if name not in MAPS:
+        return ""
+    return f"## Map of experts\n\n![Who answers where](../maps/{name}.png)\n\nDrawn by `{MAPS[name]}`.\n\n"
 
 
 def _claims(name: str, found: dict[str, Any]) -> str:

@@ -135,6 +135,7 @@ def test_bad_input_is_one_line_and_changes_nothing(run, capsys):
         [*fit, "--target", "aph", "-o", model],
         [*fit, "--target", "aph", "--model.depths", "3", "-o", str(run / "x4")],
         ["fit", table, "--system", "no-such", "--target", "aph"],
+        ["fit", table, "--target", "aph"],
         ["predict", model, str(run / "none.csv")],
         ["evaluate", model, table, "--target", "cruise"],
     ):

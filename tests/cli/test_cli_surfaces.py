@@ -5,14 +5,16 @@ import json
 import numpy as np
 import pytest
 import rasterio
+import yaml
 from affine import Affine
 from conftest import write_tif
 
 from terramoe.cli.main import main
 from terramoe.cli.surface_job import noises
-from terramoe.data.surfaces import open_surfaces
+from terramoe.data.surfaces import open_surfaces, read_surface
 from terramoe.data.worlds.fields import rough_field
 from terramoe.errors import ConfigError, SplitError
+from terramoe.experiments.simulated_surfaces import SIMULATED_SURFACES, known_surface
 from terramoe.experiments.surface_run import SurfacePlan, hold_out, run_surface
 from terramoe.mixtures.quad_tree import Observation
 
@@ -61,6 +63,8 @@ def test_fit_writes_scores_maps_and_a_model(name, runs):
     for key in ("rmse", "bias", "mae", "coverage_50", "coverage_90", "coverage_95", "nll"):
         values = [row[key] for row in card["scores"]["routed"]["seeds"]]
         assert card["scores"]["routed"]["mean"][key] == pytest.approx(np.mean(values))
+    assert sum(card["load"].values()) == pytest.approx(1)
+    assert all((folder / file).stat().st_size > 5000 for file in ("report.html", "experts.png"))
     segmented = name == "nagarajan-slatton"
     assert (folder / "segments.tif").exists() == segmented
     for file, bands in (("mean", 1), ("std", 1), ("experts", 3), *((("segments", 1),) if segmented else ())):
@@ -103,6 +107,114 @@ def test_a_second_run_gives_the_same_card(runs, rasters, tmp_path):
     assert (tmp_path / "again" / "run.json").read_text() == (runs[name] / "run.json").read_text()
     assert main(["fit", *arguments, "-o", str(tmp_path / "again")]) == 2
     assert main(["fit", *arguments, "-o", str(tmp_path / "again"), "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_config_of_a_run_gives_the_same_numbers(name, runs, rasters, tmp_path):
+    config = ["--config", str(runs[name] / "config.yaml")]
+    assert main(["fit", rasters[1], *config, "-o", str(tmp_path / "again")]) == 0
+    for file in ("run.json", "config.yaml", "mean.tif", "experts.tif"):
+        assert (tmp_path / "again" / file).read_bytes() == (runs[name] / file).read_bytes()
+    assert main(["fit", rasters[1], *config, "--noise", "9,0.5", "-o", str(tmp_path / "other")]) == 0
+    noise = json.loads((tmp_path / "other" / "run.json").read_text())["facts"]["noise"]
+    assert noise == [9.0, 0.5]  # what comes later on the line counts
+
+
+@pytest.mark.parametrize("name", SIMULATED_SURFACES)
+def test_a_simulated_scene_and_its_files_are_the_same(name, tmp_path, capsys):
+    assert main(["world", f"surface:{name}", "--seed", "3", "-o", str(tmp_path)]) == 0
+    known = known_surface(f"surface:{name}:3")
+    made = known.surfaces
+    files = {sensor: tmp_path / f"{sensor}.tif" for sensor in made.names}
+    found = open_surfaces(files, dict(zip(made.names, made.noise, strict=True)))
+    assert (found.grid, found.offset, found.transform, found.noise) == (made.grid, (0, 0), made.transform, made.noise)
+    for one, other in zip(found.observations, made.observations, strict=True):
+        assert one.scale == other.scale
+        np.testing.assert_array_equal(one.value, other.value)
+        np.testing.assert_array_equal(one.variance, other.variance)
+    np.testing.assert_array_equal(read_surface(tmp_path / "truth.tif", found), known.truth)
+    assert (tmp_path / "regimes.tif").exists() == (known.regimes is not None)
+    assert not np.array_equal(known.truth, known_surface(f"surface:{name}").truth)
+    assert main(["world", f"surface:{name}", "-o", str(tmp_path)]) == 2
+    assert main(["world", f"surface:{name}:3", "-o", str(tmp_path), "--overwrite", "--json"]) == 0
+    errors = [(one.value - known.truth)[one.seen] for one in made.observations if one.scale == 0]
+    for error, noise in zip(errors, np.array(made.noise)[[one.scale == 0 for one in made.observations]], strict=True):
+        assert error.std() == pytest.approx(noise, rel=0.05)  # what is said of the noise is so
+
+
+@pytest.mark.parametrize(
+    ("scene", "system", "model"),
+    [
+        ("surface:jacksboro", "aggarwal", {"n_experts": 2, "tol": 0.001}),
+        ("surface:fractal", "nagarajan-slatton", {"n_experts": 2, "tol": 0.001}),
+    ],
+)
+def test_a_simulated_scene_needs_no_data_and_no_noise(scene, system, model, tmp_path, capsys):
+    folder = tmp_path / "run"
+    said = {"tol": 0.001} if system == "nagarajan-slatton" else model
+    words = ["--system", system, "--model", json.dumps(said), "--seeds", "1", "-o", str(folder)]
+    assert main(["fit", scene, *words]) == 0
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"] == model  # the scene's own settings too
+    capsys.readouterr()
+    scores = []
+    for seed, more in ((0, []), (0, ["--unseen"]), (1, [])):
+        assert main(["evaluate", str(folder), f"{scene}:{seed}", "--json", *more]) == 0
+        scores.append(json.loads(capsys.readouterr().out))
+    truth, target = known_surface(scene).truth, known_surface(scene).surfaces.observations[1]
+    with rasterio.open(folder / "mean.tif") as file:
+        assert scores[0]["rmse"] == pytest.approx(np.sqrt(np.mean((file.read(1) - truth) ** 2)), rel=1e-4)
+    assert scores[0]["pixels"] == truth.size
+    assert scores[1]["pixels"] == truth.size - target.seen.sum()
+    assert scores[2]["rmse"] != scores[0]["rmse"]
+    assert ("segments_ari" in scores[0]) == (system == "nagarajan-slatton")
+    if system == "aggarwal":
+        assert scores[1]["rmse"] < known_surface(scene).surfaces.noise[0]  # better than the radar
+    assert main(["predict", str(folder), f"{scene}:1", "-o", str(tmp_path / "maps")]) == 0
+    with rasterio.open(tmp_path / "maps" / "mean.tif") as file:
+        there = np.sqrt(np.mean((file.read(1) - known_surface(f"{scene}:1").truth) ** 2))
+    assert scores[2]["rmse"] == pytest.approx(there, rel=1e-4)
+    other = next(f"surface:{name}" for name in SIMULATED_SURFACES if f"surface:{name}" != scene)
+    assert main(["predict", str(folder), other, "-o", str(tmp_path / "maps")]) == 2
+    assert "for a model of" in capsys.readouterr().err
+
+
+def test_the_noise_of_a_simulated_scene_can_be_said_otherwise(tmp_path):
+    made = known_surface("surface:jacksboro").surfaces
+    other = made.with_noise({"radar": 40.0, "laser": 0.5})
+    assert other.noise == (40.0, 0.5)
+    assert np.unique(other.observations[0].variance) == 40.0**2
+    turned = made.arranged(("laser", "radar"))
+    assert turned.noise == made.noise[::-1]
+    np.testing.assert_array_equal(turned.observations[0].value, made.observations[1].value)
+    with pytest.raises(ConfigError):
+        made.with_noise({"radar": 40.0})
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["fit", "surface:moon", "--system", "aggarwal"], "there is no simulated surface 'moon'"),
+        (["fit", "surface:fractal:x", "--system", "aggarwal"], "'x' is no seed"),
+        (["fit", "radar=a.tif,laser=b.tif", "--system", "aggarwal"], "no noise is given"),
+        (["world", "surface:moon"], "there is no simulated surface 'moon'"),
+    ],
+)
+def test_what_is_missing_or_unknown_takes_one_line(words, text, tmp_path, capsys):
+    assert main([*words, "-o", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert error.count("\n") == 1
+
+
+def test_files_need_a_truth_to_be_scored(runs, rasters, capsys):
+    assert main(["evaluate", str(runs["aggarwal"]), rasters[1]]) == 2
+    assert "--truth" in capsys.readouterr().err
+
+
+def test_simulated_scenes_are_listed(capsys):
+    assert main(["world"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"surface:{name}" in out for name in SIMULATED_SURFACES)
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from terramoe.data.point_table import is_table
+from terramoe.errors import ConfigError
+from terramoe.experiments import simulated_surfaces
+from terramoe.experiments.simulated_tables import PREFIX
 from terramoe.storage import is_estimator
 from terramoe.systems.catalogue import Kind, kind_of_system
+from terramoe.systems.surface_registry import SURFACE_SYSTEMS
+from terramoe.systems.table_registry import TABLE_SYSTEMS
 
 
 def kind_in(argv: list[str]) -> Kind:
-    """What the system works on that ``--system NAME``, or the file after ``--config``, names."""
+    """What the system works on that ``--system NAME``, or the file after ``--config``, names.
+
+    Raises:
+        ConfigError: there is no such system, or a table or a simulated surface without a system that works on it.
+    """
     name = _after(argv, "--system")
     config = _after(argv, "--config")
     if name is None and config is not None and Path(config).is_file():
         name = _named_in(Path(config))
+    if name is None:
+        for what, given, systems in (
+            ("a table needs a system that works on rows", _is_table, TABLE_SYSTEMS),
+            ("a simulated surface needs a system that works on surfaces", _is_surface, SURFACE_SYSTEMS),
+        ):
+            if any(map(given, argv)):
+                raise ConfigError(what, where="fit", fix=f"add --system with {', '.join(systems)}")
     return "scenes" if name is None else kind_of_system(name)
 
 
@@ -25,6 +42,14 @@ def kind_of_model(argv: list[str]) -> Kind:
     from terramoe.storage import load_manifest
 
     return kind_of_system(load_manifest(paths[0])["system"])
+
+
+def _is_table(word: str) -> bool:
+    return is_table(word) or word.startswith(PREFIX)
+
+
+def _is_surface(word: str) -> bool:
+    return word.startswith(simulated_surfaces.PREFIX)
 
 
 def _after(argv: list[str], option: str) -> str | None:

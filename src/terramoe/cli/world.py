@@ -26,12 +26,24 @@ def run(argv: list[str]) -> int:
     from rich.table import Table
 
     from terramoe.data.worlds import RECIPES, make_world
+    from terramoe.experiments import simulated_surfaces
     from terramoe.experiments.simulated_tables import PREFIX, SIMULATED_TABLES, write_simulated
     from terramoe.storage.world_files import write_world
 
     console = Console()
+    if chosen.name is not None and chosen.name.startswith(simulated_surfaces.PREFIX):
+        own = chosen.name.removeprefix(simulated_surfaces.PREFIX)
+        text = chosen.name if ":" in own else f"{chosen.name}:{chosen.seed}"
+        paths = simulated_surfaces.write_known(text, chosen.output, overwrite=chosen.overwrite)
+        if chosen.json:
+            print(json.dumps({path.stem: str(path) for path in paths}, indent=2))
+            return 0
+        for path in paths:
+            console.print(str(path), highlight=False, soft_wrap=True)
+        return 0
     if chosen.name is not None and chosen.name.startswith(PREFIX):
-        path = write_simulated(f"{chosen.name}:{chosen.seed}", chosen.output, overwrite=chosen.overwrite)
+        text = chosen.name if ":" in chosen.name.removeprefix(PREFIX) else f"{chosen.name}:{chosen.seed}"
+        path = write_simulated(text, chosen.output, overwrite=chosen.overwrite)
         console.print(f"Table: {path}", highlight=False, soft_wrap=True)
         return 0
     if chosen.name is None:
@@ -61,6 +73,11 @@ def run(argv: list[str]) -> int:
             tables.add_row(f"{PREFIX}{name}", made.about, made.system)
         console.print(tables)
         console.print("Next: terramoe fit table:ozone --system loyola, or terramoe world table:ozone -o ozone")
+        surfaces = Table("surface", "what it is", "system")
+        for name, scene in simulated_surfaces.SIMULATED_SURFACES.items():
+            surfaces.add_row(f"{simulated_surfaces.PREFIX}{name}", scene.about, scene.system)
+        console.print(surfaces)
+        console.print("Next: terramoe fit surface:jacksboro --system aggarwal, or terramoe world surface:jacksboro")
         return 0
     world = make_world(chosen.name, size=chosen.size, seed=chosen.seed)
     manifest = write_world(world, chosen.output, overwrite=chosen.overwrite)

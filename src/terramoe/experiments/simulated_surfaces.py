@@ -124,7 +124,7 @@ def write_known(text: str, folder: str | Path, *, overwrite: bool = False) -> li
             ("regime" if ids else "height",),
             "int16" if ids else "float32",
             -1 if ids else np.nan,
-            transform=surfaces.transform * Affine.scale(2**scale),
+            transform=_grid(known.truth.shape[0], 2**scale),
             ids=ids,
         )
         write_cog(paths[name], values[None].astype(form.dtype), form)
@@ -140,8 +140,13 @@ def _known(
 ) -> KnownSurface:
     """Heights as a file of 32-bit numbers has them, so that the files say the same."""
     rounded = tuple(Observation(_single(one.value), s**2, one.scale) for one, s in zip(seen, noise, strict=True))
-    grid = Affine(1, 0, 0, 0, -1, truth.shape[0])
-    return KnownSurface(Surfaces(rounded, names, noise, truth.shape, transform=grid), _single(truth), regimes)
+    surfaces = Surfaces(rounded, names, noise, truth.shape, transform=_grid(truth.shape[0], 1))
+    return KnownSurface(surfaces, _single(truth), regimes)
+
+
+def _grid(height: int, width: int) -> Affine:
+    """Pixels of a width, from the upper left corner of ``height`` pixels of 1."""
+    return Affine(width, 0, 0, 0, -width, height)
 
 
 def _single(values: np.ndarray) -> np.ndarray:

@@ -37,7 +37,9 @@ def expert_map(maps: SurfaceMaps) -> bytes:
         _painted(panels["segments"], maps.segments[::step, ::step], colours, shade, "segments")
     _scaled(figure, panels["share"], share, "its share of the weight", "viridis", (1 / (len(colours) + 1e-9), 1.0))
     _scaled(figure, panels["std"], std, "standard deviation", "magma", _middle(std))
-    _bars(panels["load"], maps, colours)
+    _bars(panels["load"], maps, colours, slots=4 if maps.segments is not None else 8)
+    for name in panels.keys() - {"load"}:
+        panels[name].set_anchor("W")  # so that those of a column begin at one place
     return png_bytes(figure)
 
 
@@ -79,12 +81,13 @@ def _shaded(colours: np.ndarray, shade: np.ndarray) -> np.ndarray:
     return colours * (FAINTEST + (1 - FAINTEST) * shade[..., None])
 
 
-def _bars(axes: Axes, maps: SurfaceMaps, colours: np.ndarray) -> None:
+def _bars(axes: Axes, maps: SurfaceMaps, colours: np.ndarray, slots: int) -> None:
+    """Horizontal bars from the top; ``slots`` of them fill the panel, more are narrower."""
     places = np.arange(len(maps.names))
     axes.barh(places, 100 * maps.load, color=colours, edgecolor=GREY, height=0.6)
     for place, name, load in zip(places, maps.names, maps.load, strict=True):
         axes.text(0, place - 0.36, f"{name}: {100 * load:.0f} %", fontsize=9, color=INK, va="bottom")
-    axes.set_ylim(max(len(places), 4) - 0.4, -0.9)  # the first on top
+    axes.set_ylim(max(len(places), slots) - 0.4, -0.9)  # the first on top
     axes.set_xlim(0, 100)
     axes.set_yticks([])
     axes.set_title("load: share of all weight, %", fontsize=10)

@@ -44,7 +44,7 @@ def print_surface(plan: SurfacePlan, found: SurfaceRun, console: Console) -> Non
     for variant in measures:
         table.add_column(plan.system if variant == ROUTED else variant, justify="right")
     for key, (_, short) in MEASURES.items():
-        table.add_row(short, *(_cell(key, *own[key]) for own in measures.values()))
+        table.add_row(short, *(_cell(plan, key, *own[key]) for own in measures.values()))
     console.print(table)
     for text in sentences(plan, found):
         console.print(text, highlight=False)
@@ -67,7 +67,7 @@ def write_surface_report(
         grid=surfaces.grid,
         sentences=sentences(plan, found),
         measures={
-            name: [_cell(key, *own[key]) for own in found.table().values()] for key, (name, _) in MEASURES.items()
+            name: [_cell(plan, key, *own[key]) for own in found.table().values()] for key, (name, _) in MEASURES.items()
         },
         variants=[plan.system if name == ROUTED else name for name in found.scores],
         comparisons=found.comparisons,
@@ -87,11 +87,13 @@ def _title(plan: SurfacePlan) -> str:
     return f"held-out values of {plan.target}, {splits}"
 
 
-def _cell(key: str, mean: float, sd: float) -> str:
-    """ "4.61 ± 0.12"; shares in percent."""
+def _cell(plan: SurfacePlan, key: str, mean: float, sd: float) -> str:
+    """ "4.61 ± 0.12", of one split without the spread; shares in percent."""
     if key.startswith("coverage"):
-        return f"{100 * mean:.1f} ± {100 * sd:.1f}"
-    return f"{mean:+.2g} ± {sd:.2g}" if key == "bias" else f"{mean:.3g} ± {sd:.2g}"
+        value, spread = f"{100 * mean:.1f}", f"{100 * sd:.1f}"
+    else:
+        value, spread = f"{mean:+.2g}" if key == "bias" else f"{mean:.3g}", f"{sd:.2g}"
+    return f"{value} ± {spread}" if plan.seeds > 1 else value
 
 
 def _sensors(surfaces: Surfaces) -> list[tuple[str, float, int, float]]:
