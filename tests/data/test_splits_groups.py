@@ -142,6 +142,6 @@ def test_a_table_of_other_pixels_is_refused(scene):
 
 
 def test_splits_load_no_torch():
-    code = "import sys, terramoe.data.splits; print(sorted({'torch', 'matplotlib', 'pandas'} & set(sys.modules)))"
+    code = "import sys, terramoe.data.splits; print(sorted({'torch', 'matplotlib', 'xarray'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -220,7 +220,7 @@ SIZES = {
         (lambda wrong=wrong: StackedFFN(*wrong), "StackedFFN", "at least 1")
         for wrong in ((0, D, 3), (E, 0, 3), (E, D, 0), (E, D, 3, 0))
     ]
-    + [(lambda: StackedFFN(E, D, 3, activation="tanh"), "StackedFFN", "use one of gelu")],
+    + [(lambda: StackedFFN(E, D, 3, activation="sine"), "StackedFFN", "use one of gelu")],
     "AdapterBank": [(lambda: experts.AdapterBank(E, D, 0), "AdapterBank", "at least 1")],
     "LoRABank": [
         (lambda: experts.LoRABank(E, D, D, 0), "LoRABank", "at least 1"),

@@ -224,7 +224,7 @@ def build(experts_scored=4, **parts):
         (lambda: build()(torch.full((2, 6), torch.nan)), "2 of 2 items give NaN logits.*mask="),
         (lambda: build()(torch.empty(0, 6)), "batch is empty"),
         (lambda: ModuleBank([]), "no experts"),
-        (lambda: StackedFFN(2, 3, 4, activation="tanh"), "no activation 'tanh'"),
+        (lambda: StackedFFN(2, 3, 4, activation="sine"), "no activation 'sine'"),
     ],
 )
 def test_bad_input_is_one_error_of_ours(make, message):

@@ -16,8 +16,8 @@ def run(argv: list[str]) -> int:
     from dataclasses import asdict
 
     from rich.console import Console
-    from rich.table import Table
 
+    from terramoe.reporting.console import narrow_table
     from terramoe.systems.catalogue import card_of, catalogue, kind_of_system, settings_of
 
     names = list(catalogue()) if chosen.name is None else [chosen.name]
@@ -29,22 +29,12 @@ def run(argv: list[str]) -> int:
         return 0
     console = Console()
     if chosen.name is None:
-        table = Table()
-        for column in ("name", "works on", "paper", "year", "survey", "task", "sensors", "sources"):
+        table = narrow_table("")
+        table.add_column("name", no_wrap=True)
+        for column in ("works on", "year", "task", "paper"):
             table.add_column(column)
         for name, c in cards.items():
-            place = f"{c.survey_section} [{c.survey_reference}]"
-            table.add_row(
-                name,
-                kind_of_system(name),
-                c.title,
-                str(c.year),
-                place,
-                c.task,
-                ", ".join(c.sensors),
-                ", ".join(c.provenance),
-                end_section=True,
-            )
+            table.add_row(name, kind_of_system(name), str(c.year), c.task, c.title)
         console.print(table)
         return 0
     c = cards[chosen.name]

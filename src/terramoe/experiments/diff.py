@@ -19,6 +19,7 @@ ABSENT = "absent"
 RULES: dict[str, tuple[str, bool]] = {
     "facts.scene": ("data", False),  # its name
     "facts.scene_": ("data", True),
+    "facts.labels_": ("data", True),
     "facts.data": ("data", True),
     "facts.grid": ("data", True),  # no network reads it, but the maps lie elsewhere
     "plan.split.groups": ("split", False),  # names of files: the digests tell what they held

@@ -5,7 +5,8 @@ Reading order: ``newton`` (the safeguarded step), ``softmax_regression``, ``gati
 
 Of sequences: ``hmm`` and ``baum_welch``, then ``hmm_experts``. Of vectors with gaps: ``som``, then ``committees``. Of
 rasters: ``quad_tree`` and ``kalman_tree`` (one smoother), ``kalman_bank``, then ``kalman_mixture``; ``shifted_trees``.
-``gate_fit`` fits a gate to experts that stay. Of unlike learners: ``ndekf`` and ``rbf_network``, then ``stacking``. ``fixed_gates`` draw experts without learning.
+Of unlike learners: ``ndekf`` and ``rbf_network``, then ``stacking``. ``gate_fit`` fits a gate to experts that stay;
+``fixed_gates`` draw experts without learning.
 """
 
 from terramoe.mixtures.baum_welch import fit_hmm

@@ -92,6 +92,7 @@ _ACTIVATIONS = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "relu": nn.ReLU,
+    "tanh": nn.Tanh,
     "geglu": nn.GELU,
     "swiglu": nn.SiLU,
     "reglu": nn.ReLU,
