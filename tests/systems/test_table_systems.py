@@ -229,6 +229,18 @@ def test_every_parameter_that_trains_moves(name):
     assert set(still) == allowed
 
 
+def test_a_model_of_a_machine_with_more_devices_is_read_on_the_cpu():
+    X, y = table_of("pha-moe")
+    here = fitted("pha-moe")
+    state = here.__getstate__() | {"device": "cuda:7"}
+    read = table_system_class("pha-moe").__new__(table_system_class("pha-moe"))
+    read.__setstate__(state)
+    assert read.device == "cpu"
+    np.testing.assert_array_equal(read.predict(X), here.predict(X))
+    with pytest.raises(ConfigError, match="device"):
+        clone(here).set_params(device="cuda:7").fit(X, y)
+
+
 def test_unknown_settings_and_systems():
     with pytest.raises(ConfigError, match="no table system"):
         build_table_system("none", {})

@@ -203,6 +203,7 @@ class NetworkSystem(TableSystem):
             (self.weight_decay >= 0, "weight_decay", "use 0 or more"),
             (0 <= self.validation < 1, "validation", "use a share of 0 or more, below 1"),
             (self.gate in self.gates, "gate", f"use one of {', '.join(self.gates)}"),
+            (_is_there(self.device), "device", "use cpu, or a device that this machine has, such as cuda"),
         ):
             if not holds:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", where=type(self).__name__, fix=fix)
@@ -220,6 +221,7 @@ class NetworkSystem(TableSystem):
         weights = state.pop("weights_", None)
         super().__setstate__(state)
         if weights is not None:
+            self.device = self.device if _is_there(self.device) else "cpu"  # trained on a machine that had more
             self.network_ = self._build(0)
             self.network_.load_state_dict({name: torch.as_tensor(np.array(value)) for name, value in weights.items()})
             self.network_.eval()
@@ -230,3 +232,12 @@ class NetworkSystem(TableSystem):
         if tags.regressor_tags is not None:  # None below a RegressorMixin, which sets its own
             tags.regressor_tags.poor_score = True  # of the few steps that scikit-learn's checks can wait for
         return tags
+
+
+def _is_there(device: str) -> bool:
+    """Whether this machine has such a device."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):  # torch asserts that it was built with CUDA
+        return False
+    return True
