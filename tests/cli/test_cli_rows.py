@@ -114,6 +114,18 @@ def test_netcdf_gives_netcdf(run, table):
         np.testing.assert_allclose(found["lat"], np.arange(5.0))
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [("all", {"dense", "wide", "uniform", "random"}), ("none", set()), ("uniform,random", {"uniform", "random"})],
+)
+def test_controls_are_named_in_words(run, tmp_path, given, found):
+    words = ["--system", "pha-moe", "--target", "aph", "--features", "Rrs_*", "--group", "cruise", "--seeds", "1"]
+    short = [*SMALL, "--model.steps", "2", "--controls", given]
+    assert main(["fit", str(run / "table.csv"), *words, *short, "-o", str(tmp_path / "run")]) == 0
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert set(stored["scores"]) == found | {"routed"}
+
+
 def test_config_of_a_run_trains_the_same_again(run):
     words = ["--target", "aph", "--features", "Rrs_*", "--group", "cruise"]
     config = ["--config", str(run / "run" / "config.yaml")]

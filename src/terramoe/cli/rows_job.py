@@ -32,11 +32,15 @@ def fit(argv: list[str]) -> int:
     _add_table(options)
     options.add_argument("-o", "--output", default="run", help="run folder (default: run)")
     options.add_argument("--overwrite", action="store_true", help="replace a finished run in that folder")
-    options.add_class_arguments(RowPlan)
+    options.add_argument(
+        "--controls", type=str | list[str], default="dense", help="such as dense,random; all; or none (default: dense)"
+    )
+    options.add_class_arguments(RowPlan, skip={"controls"})
     words = ["--split.kind" if word == "--split" else word for word in argv]
     chosen = options.parse_args(words)
     names = RowPlan.__dataclass_fields__
-    plan = RowPlan(**{name: value for name, value in vars(options.instantiate(chosen)).items() if name in names})
+    values = {name: value for name, value in vars(options.instantiate(chosen)).items() if name in names}
+    plan = RowPlan(**values | {"controls": _controls(chosen.controls)})
     if chosen.data.startswith(PREFIX):
         facts, _ = simulated_facts(chosen.data)
         settings = facts.settings if facts.system == plan.system else {}
@@ -182,6 +186,15 @@ def _add_table(to: ArgumentParser, *, training: bool = True) -> None:
     to.add_argument("--group", help="column of what must not be parted, such as a field, a cruise or a county")
     to.add_argument("--dims", help="of a NetCDF file: the dimensions that a row is a point of")
     to.add_argument("--max-gib", type=float, default=MEMORY_GIB, help="refuse larger files (default: %(default)s)")
+
+
+def _controls(given: str | list[str] | None) -> tuple[str, ...] | None:
+    """As a plan takes them: None for all that the system has."""
+    if given in ("all", None):
+        return None
+    if given == "none":
+        return ()
+    return tuple(given) if isinstance(given, list) else _names(given)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
