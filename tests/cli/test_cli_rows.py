@@ -149,6 +149,8 @@ def test_bad_input_is_one_line_and_changes_nothing(run, capsys):
         ["fit", table, "--system", "no-such", "--target", "aph"],
         ["fit", table, "--target", "aph"],
         ["predict", model, str(run / "none.csv")],
+        ["trust", model, table, table],
+        ["compare", "pha-moe", "--data", table, table],
         ["evaluate", model, table, "--target", "cruise"],
     ):
         assert main(words) == 2, words

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from terramoe._version import __version__
 from terramoe.errors import ModelFileError
 from terramoe.storage.atomic import write_bytes, write_json
+from terramoe.storage.estimator_file import is_estimator
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,6 +84,10 @@ def load_model(path: str | Path) -> StoredModel:
         ModelFileError: a file is missing, changed after it was written, of an unknown format, or a pickle.
     """
     folder = _folder(Path(path))
+    if is_estimator(folder):
+        raise ModelFileError(
+            "this model works on rows or surfaces, not on scenes", where=folder, fix="use evaluate or predict"
+        )
     manifest = _read_manifest(folder / MANIFEST)
     content = _read(folder / WEIGHTS)
     if hashlib.sha256(content).hexdigest() != manifest["sha256"]:

@@ -27,7 +27,9 @@ SYSTEMS: dict[str, tuple[str, str]] = {  # name on the command line: (module, cl
 def system_class(name: str) -> type[System]:
     """The class of a system; ConfigError lists the names when there is none."""
     if name not in SYSTEMS:
-        raise ConfigError(f"there is no system '{name}'", where="system", fix=f"use one of: {', '.join(SYSTEMS)}")
+        raise ConfigError(
+            f"there is no system '{name}' over scenes", where="system", fix=f"use one of: {', '.join(SYSTEMS)}"
+        )
     module, attribute = SYSTEMS[name]
     return getattr(import_module(module), attribute)
 
