@@ -124,5 +124,5 @@ CLAIM = RowsClaim(
         Above("in one pool, the gates of range and depth differ", "one pool", "gate_divergence", bound=0.01),
     ),
     metric="range_km",
-    unit="km, mean absolute error of the range",
+    unit="mean absolute error",
 )
