@@ -148,13 +148,16 @@ def test_rows_that_lack_something_are_left_out_and_predicted_as_nothing(tmp_path
 def test_a_stored_model_is_scored_on_its_own_test_rows(tmp_path):
     table = make_table()
     study = run_rows(PLAN, table, tmp_path)
-    study.predictor.save(tmp_path, {}, {"plan": PLAN.plain(), "table": study.table.digest()})
+    digests = {"table": study.table.digest(), "numbers": study.table.numbers_digest()}
+    study.predictor.save(tmp_path, {}, {"plan": PLAN.plain(), **digests})
     predictor = load_row_predictor(tmp_path)
     found = evaluate_rows(tmp_path, predictor, table)
     assert found.rows == len(study.fold.test)
     assert "test rows" in found.which
     first = study.prediction.values[:, 0] - table.targets[study.fold.test, 0]
     assert found.scores.values["y"].rmse.value == pytest.approx(np.sqrt(np.mean(first**2)))
+    with pytest.raises(DataError, match="the table it was trained on"):  # its training rows could not be told
+        evaluate_rows(tmp_path, predictor, replace(table, groups=None))
     elsewhere = evaluate_rows(tmp_path, predictor, make_table(seed=3))
     assert elsewhere.rows == 300
     with pytest.raises(DataError, match="targets"):

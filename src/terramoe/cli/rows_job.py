@@ -74,7 +74,7 @@ def run_rows_job(plan, table: RowTable, output: str, *, overwrite: bool) -> None
         progress.stage("map of experts and report")
         everywhere = study.predictor.predict(study.table)
         write_row_report(study, everywhere, folder.path)
-        facts = {"plan": plan.plain(), "table": study.table.digest()}
+        facts = {"plan": plan.plain(), "table": study.table.digest(), "numbers": study.table.numbers_digest()}
         study.predictor.save(folder.path, dict(plan.plain()["model"]), facts)
         test = study.table.at(study.fold.test)
         write_frame(prediction_frame(test, study.predictor, study.prediction), folder.path / "test-predictions.csv")

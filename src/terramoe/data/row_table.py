@@ -76,6 +76,12 @@ class RowTable:
         known = {name: getattr(self, name) for name in ("features", "targets", "places", "times", "groups")}
         return replace(self, layout=None, **{k: None if v is None else v[rows] for k, v in known.items()})
 
+    def numbers_digest(self) -> str:
+        """SHA-256 of features and targets alone: the same where places, times or groups are not named."""
+        sha = hashlib.sha256(np.ascontiguousarray(self.features))
+        sha.update(np.ascontiguousarray(self.targets))
+        return sha.hexdigest()
+
     def digest(self) -> str:
         """SHA-256 of all that a training can see."""
         sha = hashlib.sha256(repr((self.feature_names, self.target_names, self.class_names, self.degrees)).encode())

@@ -45,7 +45,8 @@ def evaluate_rows(path: str | Path, predictor: RowPredictor, table: RowTable) ->
     """Score a model: on the table it was trained on its own test rows alone, on another all rows that have the targets.
 
     Raises:
-        ModelFileError: the manifest lacks the plan. DataError: other targets or classes, or no row that counts.
+        ModelFileError: the manifest lacks the plan.
+        DataError: other targets or classes, no row that counts, or the training table without the groups of the fit.
     """
     if table.target_names != predictor.target_names:
         raise DataError(
@@ -53,13 +54,19 @@ def evaluate_rows(path: str | Path, predictor: RowPredictor, table: RowTable) ->
             where=table.name,
             fix="name the model's targets with --target",
         )
-    digest = load_estimator(path).data.get("table")
+    known = load_estimator(path).data
     plan = plan_of_model(path)
     table, _ = trainable(table, predictor.system)
-    if table.digest() == digest:
+    if table.digest() == known.get("table"):
         folds = row_folds(plan.split, table)
         fold = folds[plan.seed % len(folds)]
         rows, unit, which = fold.test, fold.unit, "the test rows of its run"
+    elif table.numbers_digest() == known.get("numbers"):
+        raise DataError(
+            "this is the table it was trained on, but its places, times or groups are not those of the fit",
+            where=table.name,
+            fix="name the same columns (--group, --longitude, --latitude, --time), so that training rows do not count",
+        )
     else:
         table = _with_classes(table, predictor)
         rows = np.arange(len(table))

@@ -66,6 +66,7 @@ class PMMoE(RegressorMixin, NetworkSystem):
         sensors=("seismic angle gathers", "initial models"),
         provenance=("survey",),
         completions=(
+            "title and year are not checked against the publisher",
             "what is known: one shared expert that sees all, three own experts that see the gather and their own "
             "initial model, and gates that each weigh exactly these two",
             "experts: 4 convolutions of 9 samples and 23 channels with batch normalisation and ReLU, 8 features",
