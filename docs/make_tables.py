@@ -127,6 +127,8 @@ def _claims(name: str, found: dict[str, Any]) -> str:
     parts = []
     for key in (key for key in CLAIM_NAMES if claim_of(key).system == name):
         parts.append(f"{claim_of(key).about} Run it with `terramoe reproduce {key}`.")
+        if claim_of(key).seen:
+            parts.append(f"Seen before it was as it is: {claim_of(key).seen}")
         if key not in found:
             parts.append("Not run yet.")
             continue

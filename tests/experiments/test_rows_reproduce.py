@@ -67,6 +67,17 @@ def test_one_seed_tells_nothing():
     assert {r.outcome for r in judge_rows(replace(CLAIM, seeds=1), values)} == {"cannot tell"}
 
 
+def test_a_claim_runs_on_its_own_seeds(tmp_path):
+    asked = set()
+
+    def noted(variant, seed):
+        asked.add(seed)
+        return measured(variant, seed)
+
+    reproduce_rows(replace(CLAIM, measure=noted, first_seed=7), tmp_path)
+    assert asked == {7, 8, 9, 10, 11}
+
+
 def test_finished_runs_are_not_run_again_and_another_claim_is_refused(tmp_path):
     reproduce_rows(CLAIM, tmp_path)
 

@@ -62,8 +62,6 @@ def test_the_card_is_complete(name):
 def test_scikit_learns_checks(name):
     cls = table_system_class(name)
     reasons = {check: reason for check, reason in cls.exempt.items() if check.startswith("check_")}
-    if "scikit-learn" in cls.exempt:
-        pytest.skip(cls.exempt["scikit-learn"])
     results = check_estimator(cls.tiny(), expected_failed_checks=reasons, on_fail=None, on_skip=None)
     failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
     assert not failed
@@ -94,8 +92,6 @@ def test_predictions_have_the_shape_of_y_and_a_seed_decides_all(name):
 @pytest.mark.parametrize("name", TABLE_SYSTEMS)
 def test_it_learns_more_than_the_mean_or_the_commonest_class(name):
     cls = table_system_class(name)
-    if "learns" in cls.exempt:
-        pytest.skip(cls.exempt["learns"])
     X, y = table_of(name)
     found = fitted(name).predict(X)
     if cls.task == "classes":

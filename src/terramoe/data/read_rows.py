@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def read_rows(
         frame, layout = _raster(path, target_raster, max_gib)
         if target_raster is not None and not columns.targets:
             targets = tuple(c for c in frame.columns if c == TARGET or c.startswith(f"{TARGET}_"))
-            columns = Columns(**{**vars(columns), "targets": targets})
+            columns = replace(columns, targets=targets)
         return row_table(frame, columns, name=path.stem, layout=layout)
     if path.stat().st_size > max_gib * 2**30:
         size = path.stat().st_size / 2**30

@@ -36,7 +36,7 @@ def reproduce_rows(claim: RowsClaim, folder: Path, progress: Progress | None = N
     identity = hashlib.sha256(f"{claim.system} {claim.about} {claim.variants}".encode()).hexdigest()
     found: dict[str, dict[str, list[float]]] = {name: {} for name in claim.variants}
     total, done = claim.seeds * len(claim.variants), 0
-    for seed in range(claim.seeds):
+    for seed in range(claim.first_seed, claim.first_seed + claim.seeds):
         for variant in claim.variants:
             done += 1
             path = folder / "runs" / f"{variant.replace(' ', '-')}.{seed}.json"

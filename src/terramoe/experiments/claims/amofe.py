@@ -163,4 +163,5 @@ REAL_SAMSON = replace(
         if (s.measure == "border_accuracy" if isinstance(s, MeasuredStatement) else not s.b.startswith("without"))
     ),
     measure=borders_measured,
+    seen="The first seed, also with more steps or variants, before these were cut for time.",
 )

@@ -60,6 +60,7 @@ class Claim:
         variants: what is trained. statements: what is asked.
         measure: what else to measure on each run, or None.
         rope: points of overall accuracy that make no difference, fixed beforehand.
+        seen: what of its results was seen before it was as it is now, or "".
     """
 
     system: str
@@ -70,3 +71,4 @@ class Claim:
     statements: tuple[Statement | MeasuredStatement, ...]
     measure: Measure | None = None
     rope: float = 0.5
+    seen: str = ""

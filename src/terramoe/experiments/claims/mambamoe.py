@@ -124,4 +124,5 @@ REAL_LANDSAT = replace(
     variants=tuple(v for v in CLAIM.variants if v.name not in _NOT_ON_LANDSAT),
     statements=tuple(s for s in CLAIM.statements if isinstance(s, Statement) and s.b not in _NOT_ON_LANDSAT),
     measure=None,
+    seen="The first seed, also with more steps or variants, before these were cut for time.",
 )

@@ -135,4 +135,5 @@ REAL_SENTINEL = replace(
         ),
     ),
     measure=tokens_measured,
+    seen="The first seed, also with more steps or variants, before these were cut for time.",
 )

@@ -51,7 +51,8 @@ class RowsClaim:
         statements: what is asked.
         metric: the measure by which the controls are compared, with its unit in words.
         higher_is_better: of that measure.
-        seeds: how many.
+        seeds: how many. first_seed: the first of them, beyond those that were seen while the claim was designed.
+        seen: what of its results was seen before it was as it is now, or "".
     """
 
     system: str
@@ -63,3 +64,5 @@ class RowsClaim:
     unit: str = ""
     higher_is_better: bool = False
     seeds: int = 5
+    first_seed: int = 0
+    seen: str = ""

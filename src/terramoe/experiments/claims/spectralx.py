@@ -189,4 +189,5 @@ REAL_JASPER = replace(
         if isinstance(s, MeasuredStatement) or s.b != "single adapter"
     ),
     measure=gates_on_blocks,
+    seen="The first seed, also with more steps or variants, before these were cut for time.",
 )
