@@ -75,16 +75,14 @@ def test_agree_with_the_loop_for_every_activation(executor, bias, activation):
     least=st.integers(1, 30),
     flops=st.integers(1, 10**7),
     multiple=st.sampled_from([1, 3, 16]),
+    batched=st.sampled_from([1, 2.5]),
 )
 @settings(max_examples=80, deadline=None)
-def test_blocks_hold_every_pair_once_and_keep_experts_apart(counts, rows, least, flops, multiple):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("terramoe.moe.experts.layout.LEAST_ROWS", least)
-        layout = lay_out(counts, 1, flops, torch.device("cpu"), Costs(3e6, multiple, rows))
+def test_blocks_hold_every_pair_once_and_keep_experts_apart(counts, rows, least, flops, multiple, batched):
+    layout = lay_out(counts, 1, flops, torch.device("cpu"), Costs(3e6, batched, multiple, least * flops, rows))
     expert_of_row = torch.full((layout.size,), -1)
     for block in layout.blocks:
         start = block.start
-        assert all(end % multiple == 0 for end in block.ends)
         for expert, end in enumerate(block.ends, block.first_expert):
             assert (expert_of_row[start : block.start + end] == -1).all()
             expert_of_row[start : block.start + end] = expert
@@ -99,7 +97,7 @@ def test_blocks_hold_every_pair_once_and_keep_experts_apart(counts, rows, least,
 @pytest.mark.parametrize("rows", [2, 5, 100])
 @pytest.mark.parametrize(("call_flops", "multiple"), [(0, 1), (1e9, 1), (0, 4)])  # never pad, to the largest, a little
 def test_agree_with_the_loop_across_blocks(monkeypatch, rows, call_flops, multiple):
-    monkeypatch.setattr("terramoe.moe.experts.layout.PLAIN", Costs(call_flops, multiple, rows))
+    monkeypatch.setattr("terramoe.moe.experts.layout.PLAIN", Costs(call_flops, 1, multiple, 1e9, rows))
     for selector, capacity, shape in itertools.product(SELECTORS, CAPACITIES, SHAPES):
         test_agree_with_the_loop("grouped", selector, capacity, shape)
     for activation in ACTIVATIONS:

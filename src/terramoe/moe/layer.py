@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -138,7 +139,7 @@ class MoELayer(nn.Module):
             )
         if torch.compiler.is_compiling():  # a traced graph cannot raise on values
             return
-        if logits.sum().isnan():  # cheap; opposite infinities look the same here, so look closer
+        if math.isnan(logits.sum().item()):  # cheap; opposite infinities look the same here, so look closer
             bad = logits.isnan().any(-1) & (inp.mask if inp.mask is not None else True)
             if bad.any():
                 raise RoutingError(
@@ -146,7 +147,7 @@ class MoELayer(nn.Module):
                     where=type(self.scorer).__name__,
                     fix="pass mask= with False for nodata items; in training, lower the learning rate",
                 )
-        if inp.x.sum().isnan():  # a router that reads keys alone does not see it
+        if math.isnan(inp.x.sum().item()):  # a router that reads keys alone does not see it
             bad = inp.x.flatten(1).isnan().any(-1) & (inp.mask if inp.mask is not None else True)
             if bad.any():
                 raise RoutingError(

@@ -22,42 +22,39 @@ class SortedPairs(NamedTuple):
         row: (P,) row of the record at each sorted place.
         item: (P,) its item.
         counts: E integers, pairs per expert.
-        place: (k, T) sorted place of each item's choice where every item has exactly k kept pairs, else None.
         num_items: T.
+        fixed_k: k where every item has exactly k kept pairs, else None.
     """
 
     row: Tensor
     item: Tensor
     counts: list[int]
-    place: Tensor | None
     num_items: int
+    fixed_k: int | None
 
 
 def sort_pairs(routing: Routing) -> SortedPairs:
     """Sort the kept pairs of a routing by expert (stable)."""
-    expert, every = routing.expert, routing.fixed_k is not None and bool(routing.kept.all())
-    kept = None if every else routing.kept.nonzero().squeeze(1)
-    if kept is not None:
-        expert = expert[kept]
-    counts = torch.bincount(expert, minlength=routing.num_experts).tolist()
-    row = stable_order(expert, routing.num_experts)
-    place = None
-    if kept is not None:
-        row = kept[row]
+    fixed_k = routing.fixed_k if bool(routing.kept.all()) else None
+    if fixed_k is not None:
+        row, counts = stable_order(routing.expert, routing.num_experts)
     else:
-        places = torch.arange(row.numel(), device=row.device)
-        place = torch.empty_like(row).scatter_(0, row, places).view(routing.fixed_k, -1)
-    item = row if routing.fixed_k == 1 else routing.item[row]
-    return SortedPairs(row, item, counts, place, routing.num_items)
+        kept = routing.kept.nonzero().squeeze(1)
+        order, counts = stable_order(routing.expert.index_select(0, kept), routing.num_experts)
+        row = kept.index_select(0, order)
+    item = row if fixed_k == 1 else routing.item.index_select(0, row)
+    return SortedPairs(row, item, counts, routing.num_items, fixed_k)
 
 
-def stable_order(expert: Tensor, num_experts: int) -> Tensor:
-    """(P,) expert numbers -> the order that sorts them; equal numbers stay as they were."""
+def stable_order(expert: Tensor, num_experts: int) -> tuple[Tensor, list[int]]:
+    """(P,) expert numbers -> the order that sorts them, equal numbers as they were, and how often each occurs."""
     small = expert.to(torch.uint8 if num_experts <= 256 else torch.int16)
     if small.device.type != "cpu":
-        return small.sort(stable=True).indices
+        return small.sort(stable=True).indices, torch.bincount(expert, minlength=num_experts).tolist()
     # NumPy sorts small integers by radix, ten times as fast as torch on a CPU.
-    return torch.from_numpy(np.argsort(small.numpy(), kind="stable"))
+    numbers = small.numpy()
+    counts = np.bincount(numbers, minlength=num_experts).tolist()
+    return torch.from_numpy(np.argsort(numbers, kind="stable")), counts
 
 
 def take_rows(x: Tensor, pairs: SortedPairs) -> Tensor:
@@ -75,14 +72,16 @@ def sum_rows(y: Tensor, weight: Tensor | None, pairs: SortedPairs) -> Tensor:
 
     Rows are gathered item by item: unlike ``index_add`` this writes each result once.
     """
-    if pairs.place is None:
+    if pairs.fixed_k is None:
         rows = torch.argsort(pairs.item, stable=True)
         counts = torch.bincount(pairs.item, minlength=pairs.num_items)
         weights = None if weight is None else weight.index_select(0, rows)
         offsets = counts.cumsum(0) - counts
         return nn.functional.embedding_bag(rows, y, offsets=offsets, per_sample_weights=weights, mode="sum")
+    places = torch.empty_like(pairs.row)  # the sorted place of each row of the record
+    places.index_copy_(0, pairs.row, torch.arange(pairs.row.numel(), device=pairs.row.device))
     total = None
-    for rows in pairs.place:  # one rank at a time
+    for rows in places.view(pairs.fixed_k, -1):  # one rank at a time
         part = y.index_select(0, rows)
         if weight is not None:
             scale = weight.index_select(0, rows)[:, None]

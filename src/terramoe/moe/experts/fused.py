@@ -9,7 +9,8 @@ Shapes: T items of R inner rows, M rows of the layout, E experts, D in, H hidden
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from terramoe.moe.experts.activations import Activation
 from terramoe.moe.experts.layout import Block, costs_of, lay_out
+from terramoe.moe.products import linear, outer
 from terramoe.moe.sorting import SortedPairs
 
 
@@ -43,16 +45,16 @@ class _FusedFFN(torch.autograd.Function):
     def forward(ctx, x, weight, w_in, b_in, w_out, b_out, pairs, activation):
         run = _Run(x, weight, Weights(w_in, b_in, w_out, b_out), pairs, activation, keep=True)
         y = run.forward()
-        ctx.save_for_backward(x, weight, w_in, b_in, w_out, b_out, run.pre, run.rows)
+        ctx.save_for_backward(x, weight, w_in, b_in, w_out, b_out, *run.pre, *run.rows)
         ctx.pairs, ctx.activation = pairs, activation
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, weight, *weights, pre, rows = ctx.saved_tensors
-        run = _Run(x, weight, Weights(*weights), ctx.pairs, ctx.activation, keep=True)
-        run.pre, run.rows = pre, rows
+        x, weight, w_in, b_in, w_out, b_out, *kept = ctx.saved_tensors
+        run = _Run(x, weight, Weights(w_in, b_in, w_out, b_out), ctx.pairs, ctx.activation, keep=True)
+        run.pre, run.rows = kept[: len(kept) // 2], kept[len(kept) // 2 :]
         return (*run.backward(grad, ctx.needs_input_grad[:6]), None, None)
 
 
@@ -71,63 +73,68 @@ class _Run:
             self.inner,
             flops=2 * self.width * self.hidden_in,
             device=x.device,
-            costs=costs_of(x.dtype),
+            costs=costs_of(x),
         )
         self.item = self.layout.spread(pairs.item)
         self.num_weights, self.weight = weight.shape[0], self.layout.spread(weight.index_select(0, pairs.row), fill=0)
         self.most = max((block.rows for block in self.layout.blocks), default=0) * self.inner
+        self.pre: list[Tensor] = []
+        self.rows: list[Tensor] = []
 
     def forward(self) -> Tensor:
-        """(T, ..., O). Leaves ``pre`` (M*R, H), the activation's input, and ``rows`` (M*R, O), if they are kept."""
+        """(T, ..., O). Leaves each block's ``pre`` (n, H), the activation's input, and ``rows`` (n, O), if kept."""
         y = self.x.new_zeros(self.items.shape[0], self.inner * self.width_out)
-        kept = self.layout.size * self.inner if self.keep else self.most
-        self.pre, self.rows = self.x.new_empty(kept, self.hidden_in), self.x.new_empty(kept, self.width_out)
         gathered = self._scratch(self.width)
-        # Without a backward pass the activation may overwrite its input, and the weights the outputs.
-        act = self._scratch(self.hidden) if self.keep or self.activation.gated else self.pre
-        weighted = self._scratch(self.width_out) if self.keep else self.rows
+        hidden = self._scratch(self.hidden) if self.keep or self.activation.gated else None
         for block in self.layout.blocks:
-            n = block.rows * self.inner
-            part = slice(block.start * self.inner, block.stop * self.inner) if self.keep else slice(n)
-            hb, ob = self.pre[part], self.rows[part]
-            self._multiply(block, self._gather(self.items, block, gathered), self.weights.w_in, self.weights.b_in, hb)
-            self._multiply(block, self.activation.into(hb, act[:n]), self.weights.w_out, self.weights.b_out, ob)
-            by_item, weight = ob.view(block.rows, -1), self.weight[block.start : block.stop, None]
-            self._add(y, block, torch.mul(by_item, weight, out=weighted[:n].view_as(by_item)))
+            self._run_block(y, block, gathered, hidden)
         return y.view(*self.x.shape[:-1], self.width_out)
+
+    def _run_block(self, y: Tensor, block: Block, gathered: Tensor, hidden: Tensor | None) -> None:
+        n, w = block.rows * self.inner, self.weights
+        pre = self._multiply(block, self._gather(self.items, block, gathered), w.w_in, w.b_in)
+        # Without a backward pass the activation may overwrite its input, and the weights the outputs.
+        act = self.activation.into(pre, pre if hidden is None else hidden[:n])
+        rows = self._multiply(block, act, w.w_out, w.b_out)
+        by_item, weight = rows.view(block.rows, -1), self.weight[block.start : block.stop, None]
+        if self.keep:
+            self.pre.append(pre)
+            self.rows.append(rows)
+        self._add(y, block, by_item * weight if self.keep else by_item.mul_(weight))
 
     def backward(self, grad: Tensor, needs: Sequence[bool]) -> tuple[Tensor | None, ...]:
         """Gradients of x, the record's weights and the four parameters, None where ``needs`` says so."""
         need_x, need_weight, *need_parameters = needs
         totals = Weights(
-            *(torch.zeros_like(w) if n else None for w, n in zip(self.weights, need_parameters, strict=True))
+            *(torch.empty_like(w) if n else None for w, n in zip(self.weights, need_parameters, strict=True))
         )
+        for total, expert in itertools.product(totals, self.layout.absent):
+            if total is not None:
+                total[expert].zero_()
         grad_x = torch.zeros_like(self.items) if need_x else None
         dots = self.weight.new_empty(self.layout.size) if need_weight else None
         gathered, grad_out, grad = self._scratch(self.width), self._scratch(self.width_out), grad.flatten(1)
-        act, grad_act = self._scratch(self.hidden), self._scratch(self.hidden)
-        grad_pre = self._scratch(self.hidden_in) if self.activation.gated else grad_act
-        for block in self.layout.blocks:
+        act = self._scratch(self.hidden)
+        grad_pre = self._scratch(self.hidden_in) if self.activation.gated else None
+        for block, hb, rows in zip(self.layout.blocks, self.pre, self.rows, strict=True):
             n = block.rows * self.inner
-            kept = slice(block.start * self.inner, block.stop * self.inner)
-            gb, hb, db = self._gather(grad, block, grad_out), self.pre[kept], grad_act[:n]
+            gb = self._gather(grad, block, grad_out)
             by_item = gb.view(block.rows, -1)
             if need_weight:
-                torch.sum(by_item * self.rows[kept].view_as(by_item), 1, out=dots[block.start : block.stop])
+                torch.sum(by_item * rows.view_as(by_item), 1, out=dots[block.start : block.stop])
             by_item.mul_(self.weight[block.start : block.stop, None])
             if totals.w_out is not None:
                 self._accumulate(block, self.activation.into(hb, act[:n]), gb, totals.w_out)
             self._accumulate_bias(block, gb, totals.b_out)
             if not (need_x or totals.w_in is not None or totals.b_in is not None):
                 continue
-            self._multiply(block, gb, self.weights.w_out.mT, None, db)
-            db = self.activation.gradient(db, hb, grad_pre[:n])
+            db = self._multiply(block, gb, self.weights.w_out.mT, None)
+            db = self.activation.gradient(db, hb, db if grad_pre is None else grad_pre[:n])
             if totals.w_in is not None:
                 self._accumulate(block, self._gather(self.items, block, gathered), db, totals.w_in)
             self._accumulate_bias(block, db, totals.b_in)
             if need_x:
-                self._multiply(block, db, self.weights.w_in.mT, None, gathered[:n])
-                self._add(grad_x, block, gathered[:n].view(block.rows, -1))
+                self._add(grad_x, block, self._multiply(block, db, self.weights.w_in.mT, None).view(block.rows, -1))
         grad_weight = None
         if need_weight:
             grad_weight = dots.new_zeros(self.num_weights)
@@ -148,50 +155,45 @@ class _Run:
         """total (T, F) += rows (block, F) at the block's items; always in the same order."""
         total.index_add_(0, self.item[block.start : block.stop], rows)
 
-    def _multiply(self, block: Block, x: Tensor, w: Tensor, b: Tensor | None, out: Tensor) -> None:
-        """out = x @ w[e] (+ b[e]) for the rows of each expert e of the block."""
+    def _multiply(self, block: Block, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        """x @ w[e] (+ b[e]) for the rows of each expert e of the block."""
+        first = block.first_expert
+        if len(block.ends) == 1:
+            return linear(x, w[first], None if b is None else b[first])
         if block.batched:
-            experts = slice(block.first_expert, block.first_expert + len(block.ends))
-            x, out = (t.view(len(block.ends), -1, t.shape[-1]) for t in (x, out))
-            if b is None:
-                torch.bmm(x, w[experts], out=out)
-            else:
-                torch.baddbmm(b[experts].unsqueeze(1), x, w[experts], out=out)
-            return
-        start = 0
-        for expert, end in enumerate(block.ends, block.first_expert):
-            end *= self.inner
-            if end > start:
-                if b is None:
-                    torch.mm(x[start:end], w[expert], out=out[start:end])
-                else:
-                    torch.addmm(b[expert], x[start:end], w[expert], out=out[start:end])
-            start = end
+            x, w = x.view(len(block.ends), -1, x.shape[-1]), w[block.experts]
+            y = torch.bmm(x, w) if b is None else torch.baddbmm(b[block.experts].unsqueeze(1), x, w)
+            return y.flatten(0, 1)
+        out = x.new_empty(x.shape[0], w.shape[-1])
+        for expert, rows in self._experts(block):
+            linear(x[rows], w[expert], None if b is None else b[expert], out=out[rows])
+        return out
 
     def _accumulate(self, block: Block, x: Tensor, grad: Tensor, total: Tensor) -> None:
-        """total[e] += x.T @ grad over the rows of each expert e of the block."""
+        """total[e] = x.T @ grad over the rows of each expert e of the block, added up over an expert's blocks."""
         if block.batched:
-            experts = slice(block.first_expert, block.first_expert + len(block.ends))
             x, grad = (t.view(len(block.ends), -1, t.shape[-1]) for t in (x, grad))
-            total[experts].baddbmm_(x.mT, grad)
+            torch.bmm(x.mT, grad, out=total[block.experts])
             return
-        start = 0
-        for expert, end in enumerate(block.ends, block.first_expert):
-            end *= self.inner
-            if end > start:
-                total[expert].addmm_(x[start:end].T, grad[start:end])
-            start = end
+        for expert, rows in self._experts(block):
+            outer(total[expert], x[rows], grad[rows], add=block.further)
 
     def _accumulate_bias(self, block: Block, grad: Tensor, total: Tensor | None) -> None:
         if total is None:
             return
         if block.batched:
-            experts = slice(block.first_expert, block.first_expert + len(block.ends))
-            total[experts].add_(grad.view(len(block.ends), -1, grad.shape[-1]).sum(1))
+            torch.sum(grad.view(len(block.ends), -1, grad.shape[-1]), 1, out=total[block.experts])
             return
+        for expert, rows in self._experts(block):
+            if block.further:
+                total[expert].add_(grad[rows].sum(0))
+            else:
+                torch.sum(grad[rows], 0, out=total[expert])
+
+    def _experts(self, block: Block) -> Iterator[tuple[int, slice]]:
+        """The experts that have rows in the block, and where those stand."""
         start = 0
         for expert, end in enumerate(block.ends, block.first_expert):
-            end *= self.inner
             if end > start:
-                total[expert].add_(grad[start:end].sum(0))
+                yield expert, slice(start * self.inner, end * self.inner)
             start = end

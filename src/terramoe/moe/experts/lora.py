@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from terramoe.errors import RoutingError
 from terramoe.moe.experts.bank import Bank
+from terramoe.moe.products import many_by_few
 from terramoe.moe.routing import Routing
 
 # The one-product path multiplies with all E*R rows and moves each item once; the sorted path multiplies with k*R rows
@@ -103,13 +104,15 @@ class LoRABank(Bank):
 
     def run_dense(self, x: Tensor, weight_ET: Tensor) -> Tensor:
         """Items (T, ..., D), weights (E, T) with 0 where an expert was not chosen -> (T, ..., D_out). No sorting."""
-        items, inner = x.shape[0], x.shape[1:-1].numel()
-        # h is (E*R, items*inner): scaling then runs along the items, of which there are many.
-        hidden = self.a_ERD.flatten(0, 1) @ x.reshape(-1, self.dim).T
-        hidden = hidden.view(self.a_ERD.shape[0], self.rank, items, inner)
-        hidden = hidden * (weight_ET * self.scale).to(hidden.dtype)[:, None, :, None]
-        y = hidden.reshape(self.num_experts * self.rank, -1).T @ self.b_ERO.flatten(0, 1)
-        return y.view(*x.shape[:-1], self.dim_out)
+        rows = x.reshape(-1, self.dim)
+        hidden = many_by_few(rows, self.a_ERD.flatten(0, 1).T)
+        if self.shared_a:
+            hidden = hidden.repeat(1, self.num_experts)
+        # Each weight stands R times beside the next: a product with ones does that faster than an expanded copy.
+        spread_EF = torch.eye(self.num_experts, dtype=x.dtype, device=x.device).repeat_interleave(self.rank, dim=1)
+        weight_TF = (weight_ET * self.scale).to(x.dtype).T @ spread_EF
+        hidden = (hidden.unflatten(0, (x.shape[0], x.shape[1:-1].numel())) * weight_TF[:, None]).flatten(0, 1)
+        return many_by_few(hidden, self.b_ERO.flatten(0, 1)).view(*x.shape[:-1], self.dim_out)
 
     def merge(self, weights: Tensor | Sequence[float]) -> Tensor:
         """Mixture weights (E,) -> their update (D_out, D) to add to ``nn.Linear.weight``; its rank is at most E*R."""

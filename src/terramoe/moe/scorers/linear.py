@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from terramoe.moe.products import few_by_many
 from terramoe.moe.routing import RouteInput
 from terramoe.moe.scorers.scores import Scores, checked_features
 
@@ -28,7 +29,7 @@ class LinearScorer(nn.Module):
         features = checked_features(inp, self.dim, "LinearScorer")
         with torch.autocast(features.device.type, enabled=False):
             # (E, T) in memory: whatever runs over the few experts of an item then runs over many items at once.
-            logits_ET = self.linear.weight.to(features.dtype) @ features.T
+            logits_ET = few_by_many(self.linear.weight.to(features.dtype), features)
             if self.linear.bias is not None:
                 logits_ET = logits_ET + self.linear.bias.to(features.dtype)[:, None]
             return Scores(logits_ET.T)

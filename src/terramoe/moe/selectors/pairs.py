@@ -30,14 +30,14 @@ class Pairs(NamedTuple):
         """For each pair the sum of ``chosen`` (N,) over all pairs of its item: (N,). Differentiable."""
         if self.fixed_k is None:
             return chosen.new_zeros(num_items).index_add(0, self.item, chosen)[self.item]
-        return chosen.view(self.fixed_k, -1).sum(0).repeat(self.fixed_k)
+        return chosen.view(self.fixed_k, -1).sum(0).expand(self.fixed_k, -1).reshape(-1)
 
 
 def pairs_from_choices(choices: Tensor, mask: Tensor | None = None) -> Pairs:
     """Pairs from (T, k) expert ids, column r holding the choice of rank r; masked items get no pair."""
     items, k = choices.shape
-    item = torch.arange(items, device=choices.device).repeat(k)
-    rank = torch.arange(k, device=choices.device).repeat_interleave(items)
+    item = torch.arange(items, device=choices.device).expand(k, -1).reshape(-1)
+    rank = torch.arange(k, device=choices.device)[:, None].expand(-1, items).reshape(-1)
     expert = choices.T.reshape(-1)
     if mask is None:
         return Pairs(item, expert, rank, fixed_k=k)

@@ -25,21 +25,25 @@ def ordered_top(scores: Tensor, k: int) -> Tensor:
     if k > _MOST_PASSES:
         return torch.sort(scores, dim=-1, descending=True, stable=True).indices[:, :k]
     columns, left = [], scores.T.contiguous()  # (E, T): the items lie side by side in memory
-    if k > 1:
-        left = left.clamp_min(
-            torch.finfo(left.dtype).min
-        )  # what was taken is -inf below, and must differ from the rest
-    experts = left.shape[0]
-    small = torch.uint8 if experts < 256 else torch.int16
-    countdown = torch.arange(experts, 0, -1, device=scores.device).to(small)[:, None]
+    if k > 1:  # a copy: what was taken becomes -inf below, and must differ from the rest
+        left = left.clamp_min(torch.finfo(left.dtype).min)
     for rank in range(k):
-        is_top = left == left.amax(0)
-        top = experts - (is_top * countdown).amax(0).to(torch.int64)  # the first of equal maxima counts down least
-        top = top.clamp_max(experts - 1)  # a row of NaN equals nothing
+        top = _first_maximum(left)
         columns.append(top)
         if rank + 1 < k:
-            left = left.scatter(0, top[None], -torch.inf)
+            left.scatter_(0, top[None], -torch.inf)
     return torch.stack(columns).T
+
+
+def _first_maximum(left: Tensor) -> Tensor:
+    """(E, T) -> (T,): the row of each column's maximum, the first of equal ones; any row where a column holds NaN."""
+    experts = left.shape[0]
+    if not torch.compiler.is_compiling() and experts <= 16 and left.numel() <= 2**16:
+        return left.max(0).indices  # fewest calls, but slow where rows are long
+    is_top = torch.empty_like(left)  # comparisons are faster into floating-point numbers than into bool
+    torch.eq(left, left.amax(0), out=is_top)
+    countdown = torch.arange(experts - 1, -1, -1, device=left.device, dtype=left.dtype)[:, None]
+    return (experts - 1 - is_top.mul_(countdown).amax(0)).to(torch.int64)
 
 
 @dataclass(frozen=True)
