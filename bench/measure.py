@@ -12,9 +12,10 @@ import torch
 def medians_ms(
     calls: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, least: int = 3, most: int = 25
 ) -> dict[str, float]:
-    """Median wall time of each call in milliseconds. Repeats for about ``seconds``, ``least`` to ``most`` times."""
-    for call in calls.values():  # warm up: memory, and kernels that are built on first use
-        call()
+    """Median wall time of each call in milliseconds. Repeats for about ``seconds``, ``least`` to ``most`` times.
+
+    Every call must have run before, as ``peak_mb`` does: its kernels are built on first use.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     for repetition in range(most):
@@ -27,6 +28,15 @@ def medians_ms(
             _wait()
             times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) * 1e3 for name, values in times.items()}
+
+
+def settle_allocator() -> None:
+    """Bring the C library's allocator to the state of a long-lived process.
+
+    glibc gives large blocks back to the system at once, and learns not to from the largest one that was freed so far.
+    Without this, what a call costs would depend on which cells were measured before it.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def peak_mb(call: Callable[[], object]) -> float:

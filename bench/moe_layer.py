@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from banks import CONV, LORA
-from measure import medians_ms, peak_mb
+from measure import medians_ms, peak_mb, settle_allocator
 from peers import IMPLEMENTATIONS, Cell
 from torch import Tensor
 
@@ -81,7 +81,6 @@ def measure(makers: dict, cell: Cell, seconds: float) -> list[dict]:
     working, memory = {}, {}
     for name, call in calls.items():
         try:
-            call()
             memory[name] = peak_mb(call)
             working[name] = call
         except (RuntimeError, NotImplementedError) as error:
@@ -114,9 +113,9 @@ def step(module: torch.nn.Module, x: Tensor, direction: str):
     ascent = torch.ones_like(x)
 
     def both() -> None:
-        module.zero_grad(set_to_none=True)
-        leaf.grad = None
         module(leaf).backward(ascent)
+        module.zero_grad(set_to_none=True)  # at the end, so that the next call starts without the old gradients
+        leaf.grad = None
 
     return both
 
@@ -138,14 +137,16 @@ def main() -> None:
     else:
         path.parent.mkdir(exist_ok=True)
         path.write_text(",".join(COLUMNS) + "\n")
+    settle_allocator()
     start = time.monotonic()
     for number, (makers, cell) in enumerate(todo, 1):
-        rows = measure(makers, cell, seconds=0.6 if options.quick else 2.0)
+        rows = measure(makers, cell, seconds=0.6 if options.quick else 1.5)
         with path.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS, lineterminator="\n").writerows(rows)
         limit, *others = ((float(row["ratio_to_dense"]), row["implementation"]) for row in rows)
         ours = next((r, n) for r, n in others if n.startswith("terramoe"))
-        best = min(((r, n) for r, n in others if not n.startswith("terramoe")), default=(float("nan"), "none"))
+        rivals = [(r, n) for r, n in others if not n.startswith(("terramoe", "dense"))]
+        best = min(rivals, default=(float("nan"), "none"))
         print(
             f"[{number}/{len(todo)}] {cell.dtype:8} {cell.direction:16} items {cell.items:5} width {cell.width:3} "
             f"experts {cell.experts:2} k {cell.k} {cell.routing:7}  {ours[1]} {ours[0]:.2f} x {limit[1]}, "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from terramoe.moe import LinearScorer, MoELayer, StackedFFN, TopK
+from terramoe.moe.products import linear, many_by_few
 from terramoe.moe.weighing import renormalised
 
 SEQUENCE = 1024  # libraries that count capacity per sequence get the items as sequences of this length
@@ -90,12 +91,30 @@ def dense(cell: Cell, router: Tensor) -> nn.Module:
     return nn.Sequential(nn.Linear(cell.width, hidden), nn.GELU(), nn.Linear(hidden, cell.width))
 
 
+class DenseSameKernels(nn.Module):
+    """The dense block through the products that our experts use: the ratio to it is what routing costs."""
+
+    def __init__(self, cell: Cell, router: Tensor) -> None:
+        super().__init__()
+        self.block = dense(cell, router)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, activation, last = self.block
+        return self.product(last, activation(self.product(first, x)))
+
+    @staticmethod
+    def product(layer: nn.Linear, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return many_by_few(x, layer.weight.T) + layer.bias
+        return linear(x, layer.weight.T, layer.bias)
+
+
 def transformers_mixtral(cell: Cell, router: Tensor, experts: str) -> nn.Module | None:
     from transformers import MixtralConfig
     from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
     gathered = cell.items * cell.k * cell.width * cell.hidden * 2 * 4
-    if experts == "batched_mm" and gathered > 4e9:  # it copies the weights for every pair
+    if experts == "batched_mm" and gathered > 1e9:  # it copies the weights for every pair
         return None
     config = MixtralConfig(
         hidden_size=cell.width,
@@ -137,6 +156,7 @@ def mixture_of_experts(cell: Cell, router: Tensor) -> nn.Module | None:
 # The name "terramoe" is what MoELayer picks by default; a dense block comes first, it is the limit.
 IMPLEMENTATIONS: dict[str, Callable[[Cell, Tensor], nn.Module | None]] = {
     "dense": dense,
+    "dense-same-kernels": DenseSameKernels,
     "terramoe": lambda cell, router: Ours(cell, router, "auto"),
     "terramoe-loop": lambda cell, router: Ours(cell, router, "loop"),
     "terramoe-padded": lambda cell, router: Ours(cell, router, "padded"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+LARGE = "items >= 8k"
 CELL = ("device", "dtype", "direction", "items", "width", "experts", "k", "routing")
 Cells = dict[tuple[str, ...], dict[str, tuple[float, float, float]]]
 
@@ -35,33 +38,46 @@ def print_summary(path: Path) -> None:
     for device, dtype, direction in sorted({key[:3] for key in cells}):
         chosen = {k: v for k, v in cells.items() if k[:3] == (device, dtype, direction)}
         print(f"{device} {dtype} {direction}")
-        _spread("  width >= 128, E <= 16, items >= 8k", chosen, lambda c: c[4] >= 128 and c[5] <= 16 and c[3] >= 8192)
-        _spread("  width >= 128, E <= 16, items 1k", chosen, lambda c: c[4] >= 128 and c[5] <= 16 and c[3] < 8192)
-        _spread("  64 experts, items >= 8k", chosen, lambda c: c[5] == 64 and c[3] >= 8192)
-        _spread("  width 64, E <= 16, items >= 8k", chosen, lambda c: c[4] == 64 and c[5] <= 16 and c[3] >= 8192)
+        for limit in ("dense", "dense-same-kernels"):
+            _spread(
+                f"{LARGE}, width >= 128, E <= 16", limit, chosen, lambda w, e, n: n >= 8192 and w >= 128 and e <= 16
+            )
+            _spread(f"{LARGE}, 64 experts", limit, chosen, lambda w, e, n: n >= 8192 and e == 64)
+        _spread("1k items, width >= 128, E <= 16", "dense", chosen, lambda w, e, n: n < 8192 and w >= 128 and e <= 16)
+        _spread(f"{LARGE}, width 64, E <= 16", "dense", chosen, lambda w, e, n: n >= 8192 and w == 64 and e <= 16)
     large = {k: v for k, v in cells.items() if int(k[3]) >= 8192}
-    _count("fastest of all MoE implementations, items >= 8k", large, _others, index=1)
+    few = {k: v for k, v in large.items() if int(k[5]) <= 16}
+    _count(f"fastest of all MoE implementations, {LARGE}", large, _others, index=1)
     _count("not slower than the plain loop (5 % noise allowed)", cells, lambda v: ["plain-loop"], index=1, slack=1.05)
-    _count("peak memory below each other library", cells, _others, index=2)
+    _count("peak memory below each other library", cells, _libraries, index=2)
+    _count("peak memory below the plain loop", cells, lambda v: ["plain-loop"], index=2)
+    _count(f"peak memory below the plain loop, {LARGE}, E <= 16", few, lambda v: ["plain-loop"], index=2)
     for bank, limit in (("terramoe-lora", "one LoRA of equal active rank"), ("terramoe-conv", "k convolutions")):
-        for direction in ("forward", "forward+backward"):
-            ratios = [v[bank][0] for k, v in every.items() if k[2] == direction and bank in v]
+        for dtype, direction in itertools.product(("float32", "bfloat16"), ("forward", "forward+backward")):
+            ratios = [v[bank][0] for k, v in every.items() if k[1:3] == (dtype, direction) and bank in v]
             if ratios:
-                print(f"{bank} {direction}: median {statistics.median(ratios):.2f}, worst {max(ratios):.2f} x {limit}")
+                spread = f"median {statistics.median(ratios):.2f}, worst {max(ratios):.2f}"
+                print(f"{bank} {dtype} {direction}: {spread} x {limit}")
 
 
 def _others(values: dict) -> list[str]:
     return [name for name in values if not name.startswith(("dense", "terramoe", "lora", "conv"))]
 
 
-def _spread(title: str, cells: Cells, keep) -> None:
-    ratios = []
-    for key, values in cells.items():
-        numbers = (*key[:3], *(int(n) for n in key[3:7]), key[7])
-        if keep(numbers):
-            ratios.append(values["terramoe"][0])
+def _libraries(values: dict) -> list[str]:
+    return [name for name in _others(values) if name != "plain-loop"]
+
+
+def _spread(title: str, limit: str, cells: Cells, keep: Callable[[int, int, int], bool]) -> None:
+    """Ratios over the cells whose width, experts and items ``keep`` wants."""
+    ratios = [
+        values["terramoe"][1] / values[limit][1]
+        for key, values in cells.items()
+        if keep(int(key[4]), int(key[5]), int(key[3])) and limit in values
+    ]
     if ratios:
-        print(f"{title}: median {statistics.median(ratios):.2f}, worst {max(ratios):.2f} x dense ({len(ratios)} cells)")
+        spread = f"median {statistics.median(ratios):.2f}, worst {max(ratios):.2f} x {limit} ({len(ratios)} cells)"
+        print(f"  {title}: {spread}")
 
 
 def _count(title: str, cells: Cells, rivals, *, index: int, slack: float = 1.0) -> None:

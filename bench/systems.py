@@ -148,6 +148,8 @@ def measure(system: System, batch: dict[str, Tensor], seconds: float) -> dict[st
         sum(system.loss(system(batch), batch).values()).backward()
         optimizer.step()
 
+    forward()  # builds kernels, which is not measured
+    step()
     times = medians_ms({"forward": forward, "step": step}, seconds=seconds)
     system.eval()
     with torch.no_grad():

@@ -37,6 +37,7 @@ EXEMPT = {
     "scorers.box_weights": "as BoxScorer",
     "scorers.axis_weights": "as BoxScorer",
     "scorers.check_axis": "checks numbers",
+    "scorers.check_width": "checks numbers",
     "experts.Activation": "a record; its functions are checked through StackedFFN",
     "experts.get_activation": "a look-up by name",
     "experts.freeze_gates": "stops gradients",

@@ -67,6 +67,19 @@ def test_products_with_gradients_of_both_orders(function, items, dtype):
         close(y, e, dtype)
 
 
+@pytest.mark.parametrize("items", [3, 5, 8])
+def test_few_by_many_of_lower_precision_is_exact_in_the_higher_one(items, monkeypatch):
+    """As if it were converted first, but in parts, and with a gradient in its own type."""
+    monkeypatch.setattr("terramoe.moe.products.PART", 4)
+    torch.manual_seed(0)
+    few, many = torch.randn(3, 6, requires_grad=True), rand(items, 6, dtype=torch.bfloat16).requires_grad_()
+    y, grad = few_by_many(few, many), torch.randn(3, items)
+    close(y.detach(), few.double().detach() @ many.double().detach().T, torch.float32)
+    grad_few, grad_many = torch.autograd.grad(y, [few, many], grad)
+    close(grad_few, grad.double() @ many.double().detach(), torch.float32)
+    close(grad_many, grad.double().T @ few.double().detach(), torch.bfloat16)
+
+
 def test_what_does_not_go_through_onednn(monkeypatch):
     assert not by_onednn(torch.zeros(2, 2, dtype=torch.float64))
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)

@@ -11,6 +11,8 @@ import functools
 import torch
 from torch import Tensor
 
+PART = 4096  # rows converted at once
+
 
 def by_onednn(x: Tensor) -> bool:
     """Whether products of such rows go through oneDNN: float32 and bfloat16 on a CPU, unless a graph is traced."""
@@ -41,10 +43,10 @@ def outer(total: Tensor, x: Tensor, grad: Tensor, *, add: bool) -> None:
 
 
 def few_by_many(few: Tensor, many: Tensor) -> Tensor:
-    """few (E, D), many (T, D) -> few @ many.T, (E, T). Differentiable."""
-    if not by_onednn(many) or torch.is_autocast_enabled("cpu"):  # autocast looks at torch's own products
-        return few @ many.T
-    return _FewByMany.apply(few, many) if _needs_gradient(few, many) else linear(few, many.T)
+    """few (E, D), many (T, D) of the same or a lower precision -> few @ many.T, (E, T). Differentiable."""
+    if not by_onednn(few) or torch.is_autocast_enabled("cpu"):  # autocast looks at torch's own products
+        return few @ many.to(few.dtype).T
+    return _FewByMany.apply(few, many) if _needs_gradient(few, many) else _few_by_many(few, many)
 
 
 def many_by_few(many: Tensor, few: Tensor) -> Tensor:
@@ -58,13 +60,31 @@ class _FewByMany(torch.autograd.Function):
     @staticmethod
     def forward(ctx, few: Tensor, many: Tensor) -> Tensor:
         ctx.save_for_backward(few, many)
-        return linear(few, many.T)
+        return _few_by_many(few, many)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         few, many = ctx.saved_tensors
         need_few, need_many = ctx.needs_input_grad
-        return grad @ many if need_few else None, many_by_few(grad.T, few) if need_many else None
+        grad_few = sum(grad[:, part] @ many[part].to(few.dtype) for part in _parts(few, many)) if need_few else None
+        return grad_few, many_by_few(grad.T, few).to(many.dtype) if need_many else None
+
+
+def _few_by_many(few: Tensor, many: Tensor) -> Tensor:
+    parts = _parts(few, many)
+    if len(parts) == 1:
+        return linear(few, many.to(few.dtype).T)
+    out = few.new_empty(few.shape[0], many.shape[0])
+    for part in parts:
+        out[:, part] = linear(few, many[part].to(few.dtype).T)
+    return out
+
+
+def _parts(few: Tensor, many: Tensor) -> list[slice]:
+    """Where to cut ``many``: nowhere, or so that its copies in another precision stay small."""
+    if few.dtype == many.dtype or many.shape[0] <= PART:
+        return [slice(None)]
+    return [slice(start, start + PART) for start in range(0, many.shape[0], PART)]
 
 
 class _ManyByFew(torch.autograd.Function):

@@ -49,10 +49,15 @@ class RouteInput:
 
     def features(self) -> Tensor:
         """(T, D): the item itself, or its mean over the inner dimensions, in float32 or better; 0 where masked."""
+        x = self.rows()
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+    def rows(self) -> Tensor:
+        """``features`` in the type of the items."""
         x = self.x.flatten(1, -2).mean(1) if self.x.ndim > 2 else self.x
         if self.mask is not None:  # nodata may be NaN, and a zero gradient times NaN would still spoil the router
             x = torch.where(self.mask[:, None], x, 0)
-        return x.to(torch.promote_types(x.dtype, torch.float32))
+        return x
 
     def key(self, name: str, asker: str) -> Tensor:
         """The key ``name``; RoutingError names the scorer that asked for it when it is missing."""

@@ -7,7 +7,7 @@ from torch import nn
 
 from terramoe.moe.products import few_by_many
 from terramoe.moe.routing import RouteInput
-from terramoe.moe.scorers.scores import Scores, checked_features
+from terramoe.moe.scorers.scores import Scores, check_width
 
 
 class LinearScorer(nn.Module):
@@ -26,12 +26,14 @@ class LinearScorer(nn.Module):
 
     def forward(self, inp: RouteInput) -> Scores:
         """RouteInput with x (T, D) or (T, ..., D), which is averaged -> logits (T, E)."""
-        features = checked_features(inp, self.dim, "LinearScorer")
-        with torch.autocast(features.device.type, enabled=False):
+        check_width(inp, self.dim, "LinearScorer")
+        rows = inp.rows()
+        dtype = torch.promote_types(rows.dtype, torch.float32)
+        with torch.autocast(rows.device.type, enabled=False):
             # (E, T) in memory: whatever runs over the few experts of an item then runs over many items at once.
-            logits_ET = few_by_many(self.linear.weight.to(features.dtype), features)
+            logits_ET = few_by_many(self.linear.weight.to(dtype), rows)
             if self.linear.bias is not None:
-                logits_ET = logits_ET + self.linear.bias.to(features.dtype)[:, None]
+                logits_ET = logits_ET + self.linear.bias.to(dtype)[:, None]
             return Scores(logits_ET.T)
 
 

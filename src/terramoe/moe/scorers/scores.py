@@ -20,11 +20,15 @@ class Scores(NamedTuple):
 
 def checked_features(inp: RouteInput, dim: int, where: str) -> Tensor:
     """(T, D) features of the items in float32 or better; RoutingError unless they have ``dim`` channels."""
-    features = inp.features()
-    if features.shape[-1] != dim:
+    check_width(inp, dim, where)
+    return inp.features()
+
+
+def check_width(inp: RouteInput, dim: int, where: str) -> None:
+    """RoutingError unless the items have ``dim`` channels."""
+    if inp.x.shape[-1] != dim:
         raise RoutingError(
-            f"items have {features.shape[-1]} channels, the router expects {dim}",
+            f"items have {inp.x.shape[-1]} channels, the router expects {dim}",
             where=where,
             fix="build the layer with the width of its input",
         )
-    return features
