@@ -14,14 +14,18 @@ SHAPES = [(1, 1, 1), (3, 5, 7), (17, 8, 33), (130, 64, 40)]
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float64: 1e-13}
 
 
-def rand(*shape, dtype, turned=False):
-    """Normal numbers; ``turned`` ones lie in memory as their transpose."""
-    x = torch.randn(shape[::-1] if turned else shape).to(dtype)
-    return x.T if turned else x
+LAYOUTS = {
+    "plain": lambda rows, columns: torch.randn(rows, columns),
+    "turned": lambda rows, columns: torch.randn(columns, rows).T,
+    "every other": lambda rows, columns: torch.randn(2 * rows, 3 * columns)[::2, ::3],
+    "one row": lambda rows, columns: torch.randn(1, columns).expand(rows, -1),
+    "one column": lambda rows, columns: torch.randn(rows, 1).expand(-1, columns),
+}
 
 
-def close(y, exact, dtype):
-    scale = max([1.0, *exact.abs().flatten().tolist()])
+def close(y, exact, dtype, terms=None):
+    """``terms``: the sums of the terms' sizes, where terms may cancel."""
+    scale = max([1.0, *(exact if terms is None else terms).abs().flatten().tolist()])
     torch.testing.assert_close(y.double(), exact, rtol=0, atol=TOLERANCE[dtype] * scale)
     assert y.dtype == dtype
 
@@ -30,21 +34,30 @@ def close(y, exact, dtype):
 @pytest.mark.parametrize(("n", "d", "h"), SHAPES)
 def test_linear_and_outer_are_the_products_they_name(n, d, h, dtype):
     torch.manual_seed(0)
-    for x_turned, w_turned, offset in itertools.product([False, True], repeat=3):
-        x, w = rand(n, d, dtype=dtype, turned=x_turned), rand(d, h, dtype=dtype, turned=w_turned)
-        b = rand(h, dtype=dtype) if offset else None
+    for layout_x, layout_w, offset in itertools.product(LAYOUTS.values(), LAYOUTS.values(), [False, True]):
+        x, w = layout_x(n, d).to(dtype), layout_w(d, h).to(dtype)
+        b = torch.randn(h).to(dtype) if offset else None
         exact = x.double() @ w.double() + (0 if b is None else b.double())
-        close(linear(x, w, b), exact, dtype)
+        terms = x.double().abs() @ w.double().abs()
+        close(linear(x, w, b), exact, dtype, terms)
         out = torch.full((n, h), torch.nan, dtype=dtype)
         assert linear(x, w, b, out=out) is out
-        close(out, exact, dtype)
-        grad = rand(n, h, dtype=dtype)
-        exact = x.double().T @ grad.double()
+        close(out, exact, dtype, terms)
+        grad = layout_w(n, h).to(dtype)
+        exact, terms = x.double().T @ grad.double(), x.double().abs().T @ grad.double().abs()
         total = torch.full((d, h), torch.nan, dtype=dtype)
         outer(total, x, grad, add=False)
-        close(total, exact, dtype)
+        close(total, exact, dtype, terms)
         outer(total, x, grad, add=True)
-        close(total, 2 * exact, dtype)
+        close(total, 2 * exact, dtype, 2 * terms)
+
+
+@pytest.mark.parametrize("function", [few_by_many, many_by_few])
+def test_gradient_of_a_sum_whose_memory_is_one_number(function):
+    many, few = torch.randn(7, 6, requires_grad=True), torch.randn(3, 6, requires_grad=True)
+    (function(few, many) if function is few_by_many else function(many, few.T)).sum().backward()
+    torch.testing.assert_close(many.grad, few.detach().sum(0).expand(7, -1))
+    torch.testing.assert_close(few.grad, many.detach().sum(0).expand(3, -1))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -52,8 +65,8 @@ def test_linear_and_outer_are_the_products_they_name(n, d, h, dtype):
 @pytest.mark.parametrize("function", [few_by_many, many_by_few])
 def test_products_with_gradients_of_both_orders(function, items, dtype):
     torch.manual_seed(0)
-    many, few = rand(items, 6, dtype=dtype), rand(3, 6, dtype=dtype)
-    grad = rand(3, items, dtype=dtype) if function is few_by_many else rand(items, 3, dtype=dtype)
+    many, few = torch.randn(items, 6).to(dtype), torch.randn(3, 6).to(dtype)
+    grad = torch.randn((3, items) if function is few_by_many else (items, 3)).to(dtype)
 
     def both(dtype, *tensors):
         many, few, grad = (t.to(dtype).requires_grad_() for t in tensors)
@@ -72,7 +85,7 @@ def test_few_by_many_of_lower_precision_is_exact_in_the_higher_one(items, monkey
     """As if it were converted first, but in parts, and with a gradient in its own type."""
     monkeypatch.setattr("terramoe.moe.products.PART", 4)
     torch.manual_seed(0)
-    few, many = torch.randn(3, 6, requires_grad=True), rand(items, 6, dtype=torch.bfloat16).requires_grad_()
+    few, many = torch.randn(3, 6, requires_grad=True), torch.randn(items, 6).bfloat16().requires_grad_()
     y, grad = few_by_many(few, many), torch.randn(3, items)
     close(y.detach(), few.double().detach() @ many.double().detach().T, torch.float32)
     grad_few, grad_many = torch.autograd.grad(y, [few, many], grad)

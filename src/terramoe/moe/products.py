@@ -102,7 +102,7 @@ class _ManyByFew(torch.autograd.Function):
 
 @functools.cache
 def _runs_in_onednn(dtype: torch.dtype) -> bool:
-    if not torch.backends.mkldnn.is_available():
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

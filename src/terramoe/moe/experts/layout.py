@@ -33,6 +33,7 @@ class Costs(NamedTuple):
     rows: int
 
 
+MOST_PADDED = 2  # times the rows, padded to one size: that costs memory, and work outside products too
 LEAST_ROWS = 1280  # for ``least_flops``, so that a block stays small in memory too
 
 PLAIN = Costs(1e6, 1, 1, 4e7, 2048)
@@ -127,7 +128,9 @@ def lay_out(counts: Sequence[int], inner: int, flops: int, device: torch.device,
             group.clear()
             return
         most, first = max(group), next_expert - len(group)
-        batched = len(group) > 1 and costs.batched * most * len(group) <= sum(group) + call * len(group)
+        same = most * len(group)  # items, if all of the group have the size of the largest
+        pays = costs.batched * same <= sum(group) + call * len(group) and same <= MOST_PADDED * sum(group)
+        batched = len(group) > 1 and pays
         sizes = [most] * len(group) if batched else group
         padded[first:next_expert] = sizes
         ends = list(itertools.accumulate(sizes))
