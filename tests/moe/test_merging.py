@@ -1,5 +1,6 @@
 """Merged experts (Lory) and stochastic experts (THOR): closed forms, causality, gradients, hostile input."""
 
+import dataclasses
 import math
 
 import pytest
@@ -155,6 +156,19 @@ def test_merged_refuses_weights_that_differ():
     with pytest.raises(RoutingError, match="different weights"):
         layer(items(5, 4))
     layer(items(1, 4).expand(5, 4))
+
+
+@pytest.mark.parametrize(("difference", "refused"), [(2**-52, False), (1e-6, True)])
+def test_merged_takes_weights_that_differ_by_rounding_alone(difference, refused):
+    bank, x = make_bank(), items(5, 4)
+    routing = MoELayer(Shared(3), bank, selector=All()).route(RouteInput(x))
+    nearly = dataclasses.replace(routing, weight=routing.weight * (1 + difference * (routing.item == 4)))
+    assert not torch.equal(nearly.weight, routing.weight)
+    if refused:
+        with pytest.raises(RoutingError, match="different weights"):
+            merged(x, nearly, bank)
+    else:
+        torch.testing.assert_close(merged(x, nearly, bank), merged(x, routing, bank), rtol=0, atol=0)
 
 
 # Lory

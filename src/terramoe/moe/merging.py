@@ -72,7 +72,8 @@ def shared_weights(routing: Routing) -> Tensor:
     weights = routing.dense()[valid]
     if weights.shape[0] == 0:
         return routing.dense().sum(0)  # zeros, still tied to the router
-    if not torch.equal(weights, weights[:1].expand_as(weights)):
+    # Equal logits may give weights that differ in the last place: kernels work on the last few items one by one.
+    if (weights - weights[:1]).abs().max() > 16 * torch.finfo(weights.dtype).eps * weights[:1].abs().max():
         raise RoutingError(
             "the items of this routing have different weights",
             where="merged",
