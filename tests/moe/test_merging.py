@@ -162,7 +162,7 @@ def test_merged_refuses_weights_that_differ():
 def test_merged_takes_weights_that_differ_by_rounding_alone(difference, refused):
     bank, x = make_bank(), items(5, 4)
     routing = MoELayer(Shared(3), bank, selector=All()).route(RouteInput(x))
-    nearly = dataclasses.replace(routing, weight=routing.weight * (1 + difference * (routing.item == 4)))
+    nearly = dataclasses.replace(routing, weight=routing.weight * (1 + difference * (routing.item == 4).double()))
     assert not torch.equal(nearly.weight, routing.weight)
     if refused:
         with pytest.raises(RoutingError, match="different weights"):
