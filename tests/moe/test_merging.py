@@ -158,7 +158,7 @@ def test_merged_refuses_weights_that_differ():
     layer(items(1, 4).expand(5, 4))
 
 
-@pytest.mark.parametrize(("difference", "refused"), [(2**-52, False), (1e-6, True)])
+@pytest.mark.parametrize(("difference", "refused"), [(2**-52, False), (1e-6, True), (math.nan, True)])
 def test_merged_takes_weights_that_differ_by_rounding_alone(difference, refused):
     bank, x = make_bank(), items(5, 4)
     routing = MoELayer(Shared(3), bank, selector=All()).route(RouteInput(x))

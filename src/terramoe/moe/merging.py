@@ -73,7 +73,8 @@ def shared_weights(routing: Routing) -> Tensor:
     if weights.shape[0] == 0:
         return routing.dense().sum(0)  # zeros, still tied to the router
     # Equal logits may give weights that differ in the last place: kernels work on the last few items one by one.
-    if (weights - weights[:1]).abs().max() > 16 * torch.finfo(weights.dtype).eps * weights[:1].abs().max():
+    rounding = 16 * torch.finfo(weights.dtype).eps * weights[:1].abs().max()
+    if not ((weights - weights[:1]).abs() <= rounding).all():  # so that NaN is refused
         raise RoutingError(
             "the items of this routing have different weights",
             where="merged",
